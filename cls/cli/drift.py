@@ -1,0 +1,120 @@
+"""`cls drift`: verdicts of the detectors, one in full, and the episodes that alarms open."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cls.cli.groups import ListingGroup
+from cls.cli.home import known_stream, state
+from cls.cli.output import AsJson, Limit, OneStream, console, print_json, print_pairs, print_table, rows_of
+from cls.errors import NotFound
+
+VERDICT = (
+    "id", "stream", "detector", "alarm", "p_value", "nats", "baseline_nats", "start", "stop", "time_from", "time_to",
+    "onset", "promotion", "summary",
+)  # fmt: skip
+EPISODE = (
+    "id", "stream", "state", "detector", "onset", "opened_at", "closed_at", "verdict_id", "assessment", "outcome",
+)  # fmt: skip
+BAR = 24  # characters of the longest bar
+
+
+drift = typer.Typer(
+    cls=ListingGroup,
+    help="Verdicts on windows, and episodes of drift. `cls drift [STREAM]` lists verdicts.",
+    rich_markup_mode=None,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.add_typer(drift, name="drift")
+
+
+Alarms = Annotated[bool, typer.Option("--alarms", help="Only alarms.")]
+
+
+@drift.command("list")
+def list_(
+    context: typer.Context,
+    stream: OneStream = None,
+    alarms: Alarms = False,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List verdicts, the newest first."""
+    from storage.drift import list_verdicts
+
+    with state(context) as (config, connection):
+        name = None if stream is None else known_stream(config, stream)
+        rows = rows_of(list_verdicts(connection, name, alarms=alarms, limit=limit), VERDICT)
+    if as_json:
+        print_json(rows)
+        return
+    columns = {"id": "id", "stream": "stream", "detector": "detector", "time_from": "from", "time_to": "to"}
+    columns |= {"alarm": "alarm", "nats": "nats", "p_value": "p", "summary": "summary"}
+    print_table(rows, columns, empty="no window was judged yet")
+
+
+@drift.command()
+def show(
+    context: typer.Context,
+    verdict: Annotated[int, typer.Argument(metavar="ID", help="Id of a verdict, from `cls drift`.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one verdict: which feature moved, by how much, and where its values went."""
+    from storage.drift import show_verdict
+
+    with state(context) as (_, connection):
+        row = show_verdict(connection, verdict)
+    if row is None:
+        raise NotFound(f"no verdict {verdict}")
+    values = rows_of([row], (*VERDICT, "drift"))[0]
+    if as_json:
+        print_json(values)
+        return
+    print_pairs({name: values[name] for name in VERDICT}, title=f"verdict {verdict}")
+    if not values["drift"]:
+        return
+    features = values["drift"]["features"]
+    columns = {"name": "feature", "share": "share", "excess_nats": "nats", "p_value": "p"}
+    print_table([f | {"share": f"{f['share']:.0%}"} for f in features], columns)
+    for feature in features:
+        if feature["share"] >= 0.05 and feature["top_bins"]:
+            _bars(feature)
+
+
+def _bars(feature: dict[str, Any]) -> None:
+    """Draw a feature's bins that moved most: the reference's share above the window's."""
+    from rich.table import Table
+    from rich.text import Text
+
+    largest = max(max(reference, current) for _, reference, current in feature["top_bins"]) or 1.0
+    table = Table.grid(padding=(0, 1))
+    for label, reference, current in feature["top_bins"]:
+        for name, value, style in (("reference", reference, "dim"), ("window", current, "bold")):
+            bar = "█" * max(round(BAR * value / largest), 1 if value else 0)
+            heading = Text(str(label)) if name == "reference" else Text("")
+            table.add_row(heading, Text(name, style="dim"), Text(bar, style=style), Text(f"{value:.1%}"))
+    console().print(Text(feature["name"], style="bold"))
+    console().print(table)
+
+
+@drift.command()
+def episodes(
+    context: typer.Context, stream: OneStream = None, limit: Limit = 20, as_json: AsJson = False
+) -> None:
+    """List episodes: what an alarm opened, and how it was answered."""
+    from storage.drift import list_episodes
+
+    with state(context) as (config, connection):
+        name = None if stream is None else known_stream(config, stream)
+        rows = rows_of(list_episodes(connection, name, limit), EPISODE)
+    if as_json:
+        print_json(rows)
+        return
+    columns = {"id": "id", "stream": "stream", "state": "state", "detector": "detector", "onset": "onset"}
+    columns |= {"opened_at": "opened", "closed_at": "closed", "verdict_id": "verdict", "outcome": "outcome"}
+    print_table(rows, columns, empty="no alarm was raised yet")

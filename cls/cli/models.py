@@ -1,0 +1,161 @@
+"""`cls models list|show|promote|rollback`, `cls rollback`: versions of a stream's model, and who serves."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cls.cli.asks import Timeout, ask
+from cls.cli.home import config_of, database, known_stream, state
+from cls.cli.output import AsJson, Limit, Stream, print_json, print_pairs, print_table, rows_of
+from cls.errors import Refused
+
+VERSION = (
+    "stream", "number", "digest", "parent", "job_id", "strategy", "learned_up_to", "reference_from", "reference_to",
+    "created_at", "metrics", "gate", "files",
+)  # fmt: skip
+ROLLOUT = (
+    "id",
+    "version",
+    "parent",
+    "state",
+    "light",
+    "effective_at",
+    "started_at",
+    "ended_at",
+    "paired_n",
+    "reason",
+)
+Number = Annotated[int, typer.Argument(metavar="NUMBER", help="Number of a version, from `cls models list`.")]
+
+models = typer.Typer(help="Versions of a stream's model.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.add_typer(models, name="models")
+    app.command("rollback")(rollback)
+    models.command("rollback")(rollback)
+
+
+@models.command("list")
+def list_(context: typer.Context, stream: Stream, limit: Limit = 20, as_json: AsJson = False) -> None:
+    """List versions, the newest first."""
+    from storage.versions import champion, list_rollouts, list_versions
+
+    with state(context) as (config, connection):
+        name = known_stream(config, stream)
+        serving = champion(connection, name)
+        rollouts = {row.version: row.state for row in reversed(list_rollouts(connection, name, limit * 2))}
+        rows = rows_of(
+            list_versions(connection, name, limit), [key for key in VERSION if key not in ("gate", "files")]
+        )
+    for row in rows:
+        row["role"] = None
+        if serving is not None and row["number"] in (serving.version, serving.previous):
+            row["role"] = "champion" if row["number"] == serving.version else "previous"
+        row["rollout"] = rollouts.get(row["number"])
+    if as_json:
+        print_json(rows)
+        return
+    columns = {
+        "number": "version",
+        "role": "role",
+        "rollout": "rollout",
+        "strategy": "strategy",
+        "parent": "parent",
+    }
+    columns |= {
+        "learned_up_to": "labels learned",
+        "loss": "gate loss",
+        "created_at": "created",
+        "job_id": "job",
+    }
+    listed = [row | {"loss": row["metrics"].get("loss")} for row in rows]
+    print_table(listed, columns, empty=f"stream {stream} has no version yet")
+
+
+@models.command()
+def show(context: typer.Context, stream: Stream, number: Number, as_json: AsJson = False) -> None:
+    """Show one version: where it comes from, what its gate said, how it was rolled out."""
+    from storage.versions import champion, list_promotions, list_rollouts, read_version
+
+    with state(context) as (config, connection):
+        name = known_stream(config, stream)
+        version = rows_of([read_version(connection, name, number)], VERSION)[0]
+        serving = champion(connection, name)
+        rollouts = rows_of(
+            [row for row in list_rollouts(connection, name, 1000) if row.version == number], ROLLOUT
+        )
+        promotions = rows_of(
+            [row for row in list_promotions(connection, name) if row.version == number],
+            ("id", "since", "at", "previous", "reason"),
+        )
+    version["champion"] = serving is not None and serving.version == number
+    if as_json:
+        print_json(version | {"rollouts": rollouts, "promotions": promotions})
+        return
+    first = {key: version[key] for key in (*VERSION[:10], "champion")}
+    print_pairs(first, title=f"{stream} version {number}")
+    print_pairs(version["metrics"], title="metrics")
+    _print_gate(version["gate"])
+    print_table(rollouts, {key: key for key in ROLLOUT if key != "version"}, title="rollouts", empty="none")
+    print_table(
+        promotions,
+        {"at": "stream time", "since": "from event", "reason": "reason"},
+        title="served",
+        empty="never",
+    )
+
+
+def _print_gate(gate: dict[str, Any]) -> None:
+    if not gate:
+        return
+    print_pairs({"verdict": gate.get("verdict"), "reason": gate.get("reason")}, title="gate")
+    columns = {"name": "slice", "rows": "rows", "champion_loss": "champion", "candidate_loss": "candidate"}
+    columns |= {"lower": "change, from", "upper": "to", "verdict": "verdict"}
+    slices = [{key: one.get(key) for key in columns} for one in gate.get("slices", [])]
+    print_table(slices, columns, empty="no slices")
+
+
+@models.command()
+def promote(
+    context: typer.Context, stream: Stream, number: Number, timeout: Timeout = 10.0, as_json: AsJson = False
+) -> None:
+    """Make a version champion at once, past gate and rollout. The ledger says who did it."""
+    from storage.db import reading
+    from storage.versions import read_version
+
+    config = config_of(context)
+    name = known_stream(config, stream)
+    with database(config) as engine:
+        with reading(engine) as connection:
+            read_version(connection, name, number)
+        outcome = ask(engine, name, "promote", {"version": number}, timeout)
+    _answer(name, outcome, as_json=as_json)
+
+
+def rollback(
+    context: typer.Context, stream: Stream, timeout: Timeout = 10.0, as_json: AsJson = False
+) -> None:
+    """Let the previous version serve again, at once and without training."""
+    from storage.db import reading
+    from storage.versions import champion
+
+    config = config_of(context)
+    name = known_stream(config, stream)
+    with database(config) as engine:
+        with reading(engine) as connection:
+            serving = champion(connection, name)
+        if serving is None or serving.previous is None:
+            raise Refused(f"stream {name} has no previous version to go back to")
+        outcome = ask(engine, name, "rollback", {"version": serving.previous}, timeout)
+    _answer(name, outcome, as_json=as_json)
+
+
+def _answer(stream: str, outcome: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"stream": stream, "outcome": outcome})
+    else:
+        typer.echo(f"{stream}: {outcome}")

@@ -1,0 +1,88 @@
+"""`cls config check`: every fault at once, with names of models and recipes, cron expressions and the disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cls.config import Config, StreamConfig, read_config
+from cls.config_faults import Fault, Key, nearest
+from learners.models.registry import known
+from learners.models.tabular_config import TabularConfig
+from learners.recipe import RECIPES, Recipe
+
+
+def check_config(path: Path | None = None) -> list[Fault]:
+    """Return everything that is wrong with a configuration, in the order of its lines.
+
+    Parameters
+    ----------
+    path
+        The file; by default $CLS_CONFIG, or ./cls.toml.
+    """
+    config, faults, document = read_config(path)
+    if config is not None:
+        found = (document.fault(key, message) for key, message in _outer_faults(config))
+        faults += [fault for fault in found if not document.covers(faults, fault)]
+    return sorted(faults, key=lambda fault: (fault.line or 0, fault.place))
+
+
+def _outer_faults(config: Config) -> Iterator[tuple[Key, str]]:
+    models = known(config.models)
+    for name, stream in config.streams.items():
+        for rule in (_model(stream, models), _recipe(stream), _schedule(stream), _disk(stream)):
+            for key, message in rule:
+                yield ("streams", name, *key), message
+    for name in config.models:
+        if models[name] != config.models[name]:
+            yield ("models", name), f"{name!r} already names {models[name]}"
+
+
+def _model(stream: StreamConfig, models: Mapping[str, str]) -> Iterator[tuple[Key, str]]:
+    if stream.model.name not in models:
+        yield (
+            ("model", "name"),
+            f"no model is called {stream.model.name!r}{nearest(stream.model.name, list(models))}",
+        )
+    elif stream.model.name == "tabular":
+        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in stream.model.arguments.items()}
+        yield from _fields(("model", "arguments"), TabularConfig(), arguments)
+
+
+def _recipe(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
+    name = stream.update.recipe
+    if name not in RECIPES:
+        yield ("update", "recipe"), f"no recipe is called {name!r}{nearest(name, list(RECIPES))}"
+    yield from _fields(("update", "overrides"), RECIPES.get(name, Recipe()), stream.update.overrides)
+
+
+def _fields(key: Key, default: Any, arguments: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
+    """Try each argument by itself on a frozen dataclass, so that one fault does not hide another."""
+    names = [field.name for field in dataclasses.fields(default)]
+    for name, value in arguments.items():
+        if name not in names:
+            yield (*key, name), f"unknown key{nearest(name, names)}"
+            continue
+        try:
+            dataclasses.replace(default, **{name: value})
+        except (ValueError, TypeError) as error:
+            text = str(error) if isinstance(error, ValueError) else f"a value of the wrong type: {value!r}"
+            yield (*key, name), text
+
+
+def _schedule(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
+    if stream.update.schedule:
+        from apscheduler.triggers.cron import CronTrigger
+
+        try:
+            CronTrigger.from_crontab(stream.update.schedule, timezone="UTC")
+        except ValueError as error:
+            yield ("update", "schedule"), f'not a cron expression like "0 3 * * *": {error}'
+
+
+def _disk(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
+    path = stream.source.path
+    if stream.source.kind == "file" and path is not None and not path.exists():
+        yield ("source", "path"), f"there is no {path}"

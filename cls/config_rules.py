@@ -1,0 +1,120 @@
+"""Faults that lie between fields: each one alone is right, together they are not."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from cls.config_faults import Fault, Key
+
+if TYPE_CHECKING:
+    from cls.config import Config, StreamConfig
+
+MakeFault = Callable[[Key, str], Fault]
+Found = Iterator[tuple[Key, str]]
+
+
+def cross_faults(config: Config, fault: MakeFault) -> list[Fault]:
+    """Return what is wrong between the fields of a configuration; `fault` knows the line of each key."""
+    found = [fault(key, message) for key, message in _service(config)]
+    for name, stream in config.streams.items():
+        for rule in (_columns, _classes, _source, _update, _sizes):
+            found += [fault(("streams", name, *key), message) for key, message in rule(stream)]
+    return found
+
+
+def _service(config: Config) -> Found:
+    worker = config.worker
+    if worker.heartbeat_seconds * 2 > worker.lease_seconds:
+        yield (
+            ("worker", "heartbeat_seconds"),
+            "must be at most half of lease_seconds, or a late one loses the job",
+        )
+    for name, address in (
+        ("ingest", config.http.ingest),
+        ("serve", config.http.serve),
+        ("mlflow", config.http.mlflow),
+    ):
+        if int(address.rpartition(":")[2]) > 65535:
+            yield ("http", name), f"there is no port {address.rpartition(':')[2]}"
+    taken = Counter((config.http.ingest, config.http.serve, config.http.mlflow))
+    if taken[config.http.ingest] > 1:
+        yield ("http", "ingest"), f"{config.http.ingest} is used twice"
+    elif taken[config.http.serve] > 1:
+        yield ("http", "serve"), f"{config.http.serve} is used twice"
+    if config.database_url and config.database_url == config.mlflow_uri:
+        yield ("mlflow_uri",), "MLflow needs a database of its own: it has tables named like ours"
+    for name, address in config.models.items():
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", address):
+            yield ("models", name), f'must be "package.module:Class", not {address!r}'
+
+
+def _columns(stream: StreamConfig) -> Found:
+    schema = stream.columns
+    if not schema.features:
+        yield ("schema", "numeric"), "no features: name the columns in numeric and categorical"
+    for name, number in Counter(schema.features).items():
+        if number > 1:
+            where = "categorical" if name in schema.categorical else "numeric"
+            yield ("schema", where), f"{name!r} is named {number} times among the features"
+    if schema.target in schema.features:
+        yield (
+            ("schema", "target"),
+            f"{schema.target!r} is also a feature: the model would read its own answer",
+        )
+    if schema.label_time and schema.label_time in schema.features:
+        yield ("schema", "label_time"), f"{schema.label_time!r} is also a feature, but not known in time"
+    if schema.key == schema.target:
+        yield ("schema", "key"), f"{schema.key!r} is also the target"
+    if schema.event_time == schema.target:
+        yield ("schema", "event_time"), f"{schema.event_time!r} is also the target"
+
+
+def _classes(stream: StreamConfig) -> Found:
+    classes = stream.columns.classes
+    if stream.task == "classification" and len(set(classes)) < 2:
+        yield ("schema", "classes"), "classification needs the values of the target, two or more"
+    elif stream.task == "regression" and classes:
+        yield ("schema", "classes"), 'only for task = "classification"'
+    elif len(set(classes)) < len(classes):
+        yield ("schema", "classes"), "a class is named twice"
+
+
+def _source(stream: StreamConfig) -> Found:
+    source = stream.source
+    if source.kind == "file" and source.path is None:
+        yield ("source", "path"), 'missing: kind = "file" reads from a path'
+    if source.kind == "inbox" and source.path is not None:
+        yield ("source", "path"), 'only for kind = "file"'
+
+
+def _update(stream: StreamConfig) -> Found:
+    update = stream.update
+    if update.cadence == "every" and update.every_rows is None and update.every is None:
+        yield ("update", "cadence"), '"every" needs every_rows or every beside it'
+    if update.cadence != "every":
+        for name in ("every_rows", "every"):
+            if getattr(update, name) is not None:
+                yield ("update", name), f'only for cadence = "every", not "{update.cadence}"'
+    if update.every is not None and update.every <= timedelta():
+        yield ("update", "every"), "must be above zero"
+
+
+def _sizes(stream: StreamConfig) -> Found:
+    detect, gate, rollout = stream.detect, stream.gate, stream.rollout
+    if detect.reference_rows < detect.bins * 10:
+        yield (
+            ("detect", "reference_rows"),
+            f"{detect.bins} bins need a reference of {detect.bins * 10} rows or more",
+        )
+    if detect.label_deadline <= timedelta():
+        yield ("detect", "label_deadline"), "must be above zero"
+    if gate.fresh_rows < gate.min_rows:
+        yield ("gate", "fresh_rows"), f"is below min_rows = {gate.min_rows}: no candidate could ever pass"
+    if gate.retained_slices and gate.retained_rows < gate.min_rows:
+        yield ("gate", "retained_rows"), f"is below min_rows = {gate.min_rows}: no candidate could ever pass"
+    if rollout.deadline <= timedelta():
+        yield ("rollout", "deadline"), "must be above zero"

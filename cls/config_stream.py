@@ -1,0 +1,188 @@
+"""The tables of one stream in `cls.toml`: its source, schema, model, and how each stage treats it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from cls.config_tables import (
+    Confidence,
+    Count,
+    Duration,
+    Names,
+    OptionalDuration,
+    OptionalPath,
+    Share,
+    Table,
+    hours,
+)
+
+
+class SourceConfig(Table):
+    """Where events come from."""
+
+    kind: Literal["inbox", "file"] = Field("inbox", description="inbox (HTTP) or file")
+    path: OptionalPath = Field(None, description="for file: a file, or a directory to which files are added")
+    pattern: str = Field(
+        "*", min_length=1, description="for a directory: glob of the file names to read, in name order"
+    )
+    format: Literal["auto", "parquet", "csv", "ndjson"] = Field(
+        "auto", description="auto goes by the file's suffix"
+    )
+    idle_timeout: Duration = Field(
+        hours(0),
+        description="without data for this long the stream's time follows the clock; 0s: never (duration)",
+    )
+    batch_rows: Count = Field(1000, description="rows that are taken in by one transaction, at most")
+
+
+class SchemaConfig(Table):
+    """What a row consists of."""
+
+    numeric: Names = Field((), description="feature columns with numbers")
+    categorical: Names = Field((), description="feature columns with categories")
+    key: str = Field(min_length=1, description="column that identifies an event; labels come by it")
+    event_time: str = Field(min_length=1, description="column with the time of the event")
+    target: str = Field(min_length=1, description="column to predict")
+    label_time: str = Field(
+        "", description="column with the time at which the label became known; empty: event time"
+    )
+    group: str = Field("", description="column whose hash gives a row its role for ever; empty: the key")
+    classes: Names = Field((), description="classification: the values of the target, in order")
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the model's inputs: numeric, then categorical."""
+        return self.numeric + self.categorical
+
+
+class ModelConfig(Table):
+    """What is trained."""
+
+    name: str = Field("tabular", min_length=1, description="name of a built-in, installed or [models] model")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the model's configuration"
+    )
+
+
+class DetectConfig(Table):
+    """When a window counts as drift."""
+
+    window_rows: int = Field(1000, ge=50, description="rows per window")
+    bins: int = Field(16, ge=2, le=256, description="quantile bins per numeric feature")
+    categories: int = Field(32, ge=1, le=4096, description="most frequent categories with a bin of their own")
+    reference_rows: int = Field(10000, ge=100, description="rows of the reference regime, at most")
+    false_alarm_windows: int = Field(
+        1000, ge=2, description="windows without drift per false alarm, on average"
+    )
+    nats: float | None = Field(
+        None, gt=0, description="fixed threshold in nats instead of the calibrated one"
+    )
+    score_method: Literal["adwin", "page_hinkley", "kswin", "none"] = Field(
+        "adwin", description="detector on the champion's errors"
+    )
+    score_pane_rows: Count = Field(200, description="labelled rows per point of the error series")
+    score_delta: Confidence = Field(0.002, description="significance of the error detector (probability)")
+    coverage: float = Field(0.9, gt=0, le=1, description="share of labels at which a score window closes")
+    report: bool = Field(True, description="make a report with plots for each episode of drift")
+    label_deadline: Duration = Field(
+        hours(72),
+        description="time after the event at which a missing label counts as never coming (duration)",
+    )
+
+
+class UpdateConfig(Table):
+    """When an update is worth its cost, and how it is made."""
+
+    cadence: Literal["drift", "every", "continuous", "never"] = Field(
+        "drift", description="what calls for an update"
+    )
+    every_rows: int | None = Field(
+        None, ge=1, description='for cadence "every": labelled rows between updates'
+    )
+    every: OptionalDuration = Field(
+        None, description='for cadence "every": stream time between updates (duration)'
+    )
+    min_rows: Count = Field(
+        1000, description="labelled train rows since the drift before an update is worth it"
+    )
+    cooldown: Duration = Field(hours(1), description="stream time between two updates, at least (duration)")
+    budget_device_seconds_per_day: float = Field(
+        3600.0, gt=0, description="hard limit on device-seconds per day of stream time"
+    )
+    budget_burst_days: float = Field(
+        7.0, gt=0, description="unspent budget that is carried over, in days' worth of it"
+    )
+    latency: Duration = Field(
+        hours(0), description="stream time charged per update, for replays and backtests (duration)"
+    )
+    device_seconds_per_1k_passes: float | None = Field(
+        None,
+        gt=0,
+        description="fixed price in device-seconds per 1,000 sample passes, instead of the measured one",
+    )
+    recipe: str = Field("ewc+replay", min_length=1, description="name of the learning recipe")
+    overrides: dict[str, Any] = Field(default_factory=dict, description="fields of the recipe to change")
+    bootstrap_overrides: dict[str, Any] = Field(
+        default_factory=lambda: {"epochs": 10.0},
+        description="further fields of the recipe to change for the first model",
+    )
+    schedule: str = Field(
+        "", description='cron expression (UTC) of scheduled updates, as "0 3 * * *"; empty: none'
+    )
+    bootstrap_rows: Count = Field(5000, description="labelled rows at which the first model is trained")
+    redeploy_margin: Share = Field(
+        0.1,
+        description="an old version is redeployed if its loss is better than the champion's by this share",
+    )
+    seed: int = Field(0, ge=0, description="seed of everything random in training")
+    threads: Count = Field(1, description="CPU threads of one training; part of its result's determinism")
+
+
+class GateConfig(Table):
+    """What a candidate must show before anybody sees it."""
+
+    fresh_rows: Count = Field(4000, description="newest labelled rows whose gate rows (a tenth) are compared")
+    retained_rows: Count = Field(
+        2000, description="labelled rows of an earlier regime whose gate rows (a tenth) are compared"
+    )
+    retained_slices: int = Field(5, ge=0, description="slices of earlier regimes")
+    margin: Share = Field(0.05, description="relative loss on fresh rows that a candidate may lose")
+    retained_margin: Share = Field(
+        0.2, description="relative loss on a retained slice that a candidate may lose"
+    )
+    confidence: Confidence = Field(0.95, description="confidence of the intervals")
+    min_rows: int = Field(50, ge=2, description="rows below which a slice is inconclusive")
+
+
+class RolloutConfig(Table):
+    """How a candidate becomes champion, and how it is watched."""
+
+    light: bool = Field(
+        True, description="light updates go from the gate to champion at once, and are watched"
+    )
+    shadow_rows: Count = Field(500, description="labelled rows that a shadow must be compared on")
+    margin: Share = Field(0.05, description="relative loss that a shadow may lose and still be promoted")
+    confidence: Confidence = Field(0.95, description="confidence of the anytime-valid comparison")
+    deadline: Duration = Field(
+        hours(72), description="stream time after which an undecided shadow goes back (duration)"
+    )
+    watch_rows: int = Field(1000, ge=0, description="labelled rows for which a new champion is watched")
+    watch_margin: Share = Field(
+        0.05, description="relative loss over its predecessor at which it is rolled back"
+    )
+
+
+class StreamConfig(Table):
+    """One stream and its model."""
+
+    task: Literal["regression", "classification"] = Field(description="regression or classification")
+    priority: Literal["critical", "high", "normal", "low"] = Field("normal", description="business priority")
+    source: SourceConfig = Field(default_factory=SourceConfig)
+    columns: SchemaConfig = Field(alias="schema")
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    detect: DetectConfig = Field(default_factory=DetectConfig)
+    update: UpdateConfig = Field(default_factory=UpdateConfig)
+    gate: GateConfig = Field(default_factory=GateConfig)
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)

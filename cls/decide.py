@@ -1,0 +1,160 @@
+"""Decide: whether an update is worth its cost. A pure function of what is known; every answer carries its reason.
+
+Order of precedence: an update on its way, no champion yet, a person's request, the schedule, an episode of drift, the cadence.
+Reasons are stable texts (numbers go to the ledger's details), so that an unchanged answer is recorded once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from cls.config import StreamConfig, UpdateConfig
+from cls.domain import Decision, Defer, Episode, EpisodeState, Json, Skip, Update
+from learners.recipe import RECIPES
+
+PRIORITY = {"critical": 300, "high": 200, "normal": 100, "low": 0}
+HARM = 1.05  # a champion that loses at most 5% more than when it was accepted is not harmed
+
+
+@dataclass(frozen=True)
+class Request:
+    """Somebody's or the schedule's wish for an update."""
+
+    kind: str  # "manual" or "schedule"
+    strategy: str | None = None  # None: the configured recipe
+    full: bool = False
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything a decision may depend on."""
+
+    now: datetime  # stream time
+    champion: int | None
+    expected_loss: float | None  # of the champion on its gate rows when it was accepted
+    labels: int  # landed so far
+    new_labels: int  # landed since the champion learned
+    drifted_labels: int  # of events since the onset of the open episode
+    last_update: datetime | None  # stream time of the last decision to update
+    on_its_way: bool  # an update job or rollout is live
+    assessing: bool  # an assess job is live
+    allowance: float  # device-seconds that the budget has left
+    cost: float | None  # device-seconds that the last such update was charged
+    episode: Episode | None
+    fault: str | None = None  # what is wrong with the data of the episode's window
+    request: Request | None = None
+
+    def to_json(self) -> Json:
+        """Return the numbers behind a decision, for the ledger."""
+        plain: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in (
+                "champion",
+                "expected_loss",
+                "labels",
+                "new_labels",
+                "drifted_labels",
+                "allowance",
+                "cost",
+                "fault",
+            )
+        }
+        return plain | {"assessment": self.episode.assessment if self.episode else None}
+
+
+def decide(situation: Situation, stream: StreamConfig) -> Decision:
+    """Return what to do now."""
+    if situation.on_its_way:
+        return Defer("an update is on its way")
+    if situation.champion is None:
+        return _bootstrap(situation, stream)
+    if situation.request is not None:
+        return _requested(situation, situation.request, stream)
+    if stream.update.cadence == "never":
+        return Skip("the policy never updates", rebase=situation.episode is not None)
+    if situation.episode is not None and situation.episode.state == EpisodeState.OPEN:
+        if situation.fault is not None:
+            return Skip(f"a fault of the data, not drift: {situation.fault}")
+        if stream.update.cadence == "drift":
+            return _drifted(situation, situation.episode, stream)
+    return _cadence(situation, stream)
+
+
+def _bootstrap(situation: Situation, stream: StreamConfig) -> Decision:
+    requested = situation.request is not None
+    if situation.labels == 0:
+        return Defer("there are no labels yet")
+    if not requested and situation.labels < stream.update.bootstrap_rows:
+        return Defer(f"the first model waits for {stream.update.bootstrap_rows} labels")
+    return _update(stream, "the first model", full=True)
+
+
+def _requested(situation: Situation, request: Request, stream: StreamConfig) -> Decision:
+    if request.kind == "schedule" and (wait := _too_dear(situation, stream.update)):
+        return wait
+    if situation.new_labels == 0 and not request.full:
+        return Skip("there is nothing new to learn from")
+    reason = "asked for by an operator" if request.kind == "manual" else "scheduled"
+    return _update(stream, reason, recipe=request.strategy, full=request.full)
+
+
+def _drifted(situation: Situation, episode: Episode, stream: StreamConfig) -> Decision:
+    policy = stream.update
+    if situation.drifted_labels < policy.min_rows:
+        return Defer(f"drift; waits for {policy.min_rows} labels from after its onset")
+    if episode.assessment is None:
+        return Defer("drift; its harm is being assessed", assess=not situation.assessing)
+    losses = {int(version): loss for version, loss in episode.assessment["losses"].items()}
+    current = losses[situation.champion] if situation.champion in losses else None
+    if current is None:
+        return Defer("drift; its harm is being assessed", assess=not situation.assessing)
+    others = {version: loss for version, loss in losses.items() if version != situation.champion}
+    if others:
+        best = min(others, key=lambda version: (others[version], version))
+        if others[best] < (1 - policy.redeploy_margin) * current:
+            update = _update(stream, f"version {best} fits the new regime as it is", recipe="redeploy")
+            return Update(**{**update.__dict__, "redeploy_version": best})
+    harmed = situation.expected_loss is None or current > HARM * situation.expected_loss
+    if not harmed and episode.detector != "score":
+        return Skip("harmless drift: the champion's loss has not suffered", rebase=True)
+    return _wait(situation, policy) or _update(stream, "harmful drift")
+
+
+def _cadence(situation: Situation, stream: StreamConfig) -> Decision:
+    policy = stream.update
+    if policy.cadence == "every":
+        rows_due = policy.every_rows is not None and situation.new_labels >= policy.every_rows
+        since = situation.last_update
+        time_due = policy.every is not None and (since is None or situation.now - since >= policy.every)
+        if not (rows_due or (time_due and situation.new_labels > 0)):
+            return Skip("the next update is not due")
+        return _wait(situation, policy) or _update(stream, "due by the fixed cadence")
+    if policy.cadence == "continuous":
+        if situation.new_labels < policy.min_rows:
+            return Skip("the next update is not due")
+        return _wait(situation, policy) or _update(stream, "new labels, and the budget allows it")
+    return Skip("no drift")
+
+
+def _wait(situation: Situation, policy: UpdateConfig) -> Defer | None:
+    """Return why an update that is wanted must wait."""
+    last = situation.last_update
+    if last is not None and situation.now - last < policy.cooldown:
+        return Defer("an update is wanted; the cool-down runs", until=last + policy.cooldown)
+    return _too_dear(situation, policy)
+
+
+def _too_dear(situation: Situation, policy: UpdateConfig) -> Defer | None:
+    cost = situation.cost or 0.0
+    if situation.allowance >= max(cost, 1e-9):
+        return None
+    days = (cost - situation.allowance) / policy.budget_device_seconds_per_day
+    return Defer("an update is wanted; the budget is spent", until=situation.now + timedelta(days=days))
+
+
+def _update(stream: StreamConfig, reason: str, *, recipe: str | None = None, full: bool = False) -> Update:
+    strategy = recipe or stream.update.recipe
+    full = full or (strategy in RECIPES and RECIPES[strategy].fresh)
+    return Update(strategy, reason, stream.rollout.light and not full, PRIORITY[stream.priority], full=full)

@@ -1,0 +1,113 @@
+"""Detect: windows and score panes to verdicts. Distance is not decision: nats are for reading, the calibrated p-value decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from cls.config import DetectConfig
+from cls.domain import Champion, Verdict, Window
+from detectors.detector import Drift, KLDetector
+from detectors.onset import onset
+from detectors.profile import Profile
+from detectors.scores import ScoreDetector
+
+HISTORY = 50  # windows that the search for the onset looks back over
+FAULT_SHARE = (
+    0.5  # of a window's rows newly missing in a column: a fault of the data, not a change of the world
+)
+
+
+def kl_detector(settings: DetectConfig) -> KLDetector:
+    """Return the configured detector."""
+    return KLDetector(settings.bins, settings.categories, settings.false_alarm_windows, settings.nats)
+
+
+def judge_window(
+    window: Window,
+    reference: Profile,
+    baseline: Profile,
+    detector: KLDetector,
+    history: Sequence[tuple[int, float]],
+) -> Verdict:
+    """Compare a closed window with the champion's reference and, for the record, with the stream's first one.
+
+    Parameters
+    ----------
+    history
+        (first position, nats) of earlier windows against the same reference, in order; they date the onset.
+    """
+    drift = detector.compare(reference, window.counts)
+    cumulative = detector.compare(baseline, window.baseline_counts)
+    series = [*history[-HISTORY:], (window.start, drift.nats)]
+    since = series[onset([nats for _, nats in series])][0] if drift.alarm else window.start
+    return Verdict(
+        "kl",
+        window.start,
+        window.stop,
+        window.time_from,
+        window.time_to,
+        drift.alarm,
+        drift.p_value,
+        drift.nats,
+        cumulative.nats,
+        since,
+        drift,
+        _sentence(drift, since),
+    )
+
+
+def judge_scores(
+    panes: Sequence[tuple[int, float]], champion: Champion, settings: DetectConfig, now: datetime
+) -> Verdict | None:
+    """Say whether the champion's error has risen.
+
+    Parameters
+    ----------
+    panes
+        (pane number, mean loss) of the covered panes since the promotion, in order.
+    now
+        Stream time.
+
+    Returns
+    -------
+    A verdict on the last pane if it completes the evidence of a rise, else None.
+    """
+    if settings.score_method == "none" or not panes:
+        return None
+    detector = ScoreDetector(settings.score_method, settings.score_delta)
+    change = detector.detect([loss for _, loss in panes])
+    if not change.alarm or change.onset is None:
+        return None
+    size = settings.score_pane_rows
+    start = champion.since + panes[-1][0] * size
+    return Verdict(
+        "score",
+        start,
+        start + size,
+        now,
+        now,
+        alarm=True,
+        p_value=None,
+        nats=None,
+        baseline_nats=None,
+        onset=champion.since + panes[change.onset][0] * size,
+        drift=None,
+        summary=f"the champion's error rose from {change.before:.4g} to {change.after:.4g}",
+    )
+
+
+def data_fault(drift: Drift) -> str | None:
+    """Return what is wrong with the data if the window shows a broken column rather than a changed world."""
+    for feature in drift.features:
+        for label, before, after in feature.top_bins:
+            if label == "missing" and after - before > FAULT_SHARE:
+                return f"column {feature.name!r} is missing in {after:.0%} of the rows (before: {before:.0%})"
+    return None
+
+
+def _sentence(drift: Drift, since: int) -> str:
+    if not drift.alarm:
+        return "no drift beyond chance"
+    moved = [f"{f.name} ({f.share:.0%})" for f in drift.features[:3] if f.share > 0]
+    return f"{', '.join(moved)} moved by {drift.nats:.3f} nats in all since event {since}"

@@ -1,0 +1,153 @@
+"""Evaluate: candidate against champion on fresh gate rows and on those of earlier regimes, with intervals.
+
+The loss of a slice is compared as the relative change of its mean, candidate over champion, with a circular block bootstrap over
+time. A slice passes if the interval lies below its margin, fails if all of it lies above (zero for fresh rows: significantly worse is
+never good enough), and is inconclusive otherwise. Forgetting is a gate, not a chart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls.config import GateConfig, StreamConfig
+from cls.domain import GateReport, GateVerdict, JobInput, Role, SliceReport
+from cls.ports import SampleLog
+from cls.train import as_rows, of_role
+from detectors.bootstrap import block_bootstrap_mean
+from learners.evaluate import losses
+from learners.models.base import Model
+from learners.rows import Rows
+from learners.training import FORWARD_PASS
+
+BLOCKS = 20  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A gate report and what it cost."""
+
+    report: GateReport
+    passes: float
+
+    @property
+    def loss(self) -> float:
+        """The candidate's mean loss on fresh gate rows."""
+        return self.report.slices[0].candidate_loss
+
+    def blocks(self, margin: float) -> bool:
+        """Whether the candidate goes no further: it failed, or is inconclusive and by its mean worse than the margin.
+
+        What is only inconclusive goes on: a light update is watched, any other must prove itself in the shadow.
+        """
+        fresh = self.report.slices[0]
+        worse = bool(fresh.champion_loss) and fresh.candidate_loss > (1 + margin) * (
+            fresh.champion_loss or 0.0
+        )
+        return self.report.verdict == GateVerdict.FAIL or (self.report.verdict != GateVerdict.PASS and worse)
+
+    def tells(self) -> bool:
+        """Whether there were enough fresh rows for an interval: without, nothing goes to champion at once."""
+        return self.report.slices[0].upper is not None or self.report.verdict == GateVerdict.PASS
+
+
+def gate(
+    job: JobInput,
+    stream_name: str,
+    stream: StreamConfig,
+    log: SampleLog,
+    candidate: Model,
+    champion: Model | None,
+) -> Evaluated:
+    """Put a candidate through the gate."""
+    settings = stream.gate
+    fresh_from = max(job.label_to - settings.fresh_rows, 0)
+    named = [("fresh", fresh_from, job.label_to, 0.0, settings.margin)]
+    named += [
+        (f"retained:{a}-{b}", a, b, settings.retained_margin, settings.retained_margin)
+        for a, b in job.retained
+    ]
+    slices, passes = [], 0.0
+    for name, start, stop, tolerated, margin in named:
+        rows = of_role(log.labelled(stream_name, start, stop), Role.GATE)
+        if len(rows) == 0:
+            slices.append(SliceReport(name, 0, None, 0.0, None, None, GateVerdict.INCONCLUSIVE))
+            continue
+        mine = losses(candidate, rows)
+        theirs = losses(champion, rows) if champion is not None else _constant_losses(stream, rows)
+        passes += len(rows) * FORWARD_PASS * (1 if champion is None else 2)
+        slices.append(_compare(name, mine, theirs, settings, tolerated, margin, job.seed))
+    return Evaluated(_verdict(slices), passes)
+
+
+def _constant_losses(stream: StreamConfig, rows: Rows) -> NDArray[np.float64]:
+    """Return the losses of the best constant: what a first model must beat."""
+    if stream.task == "regression":
+        return np.asarray(np.abs(rows.target - np.median(rows.target)), np.float64)
+    values, counts = np.unique(rows.target, return_counts=True)
+    return np.asarray(rows.target != values[counts.argmax()], np.float64)
+
+
+def _compare(
+    name: str,
+    candidate: NDArray[np.float64],
+    champion: NDArray[np.float64],
+    settings: GateConfig,
+    tolerated: float,
+    margin: float,
+    seed: int,
+) -> SliceReport:
+    rows, base, mean = len(candidate), float(champion.mean()), float(candidate.mean())
+    if not np.isfinite(candidate).all():
+        return SliceReport(name, rows, base, float("inf"), None, None, GateVerdict.FAIL)
+    if rows < settings.min_rows:
+        return SliceReport(name, rows, base, mean, None, None, GateVerdict.INCONCLUSIVE)
+    if base == 0:  # a champion without an error can only be equalled
+        verdict = GateVerdict.PASS if mean == 0 else GateVerdict.FAIL
+        return SliceReport(name, rows, base, mean, None, None, verdict)
+    lower, _, upper = block_bootstrap_mean(
+        candidate - champion, block=max(rows // BLOCKS, 1), alpha=1 - settings.confidence, seed=seed
+    )
+    lower, upper = lower / base, upper / base
+    if upper <= margin:
+        verdict = GateVerdict.PASS
+    elif lower > tolerated:
+        verdict = GateVerdict.FAIL
+    else:
+        verdict = GateVerdict.INCONCLUSIVE
+    return SliceReport(name, rows, base, mean, lower, upper, verdict)
+
+
+def _verdict(slices: Sequence[SliceReport]) -> GateReport:
+    fresh, retained = slices[0], slices[1:]
+    failed = [part for part in slices if part.verdict == GateVerdict.FAIL]
+    if failed:
+        verdict, reason = GateVerdict.FAIL, f"worse than allowed on {', '.join(part.name for part in failed)}"
+    elif fresh.verdict == GateVerdict.PASS:
+        verdict, reason = (
+            GateVerdict.PASS,
+            f"not worse on {fresh.rows} fresh and {sum(s.rows for s in retained)} retained rows",
+        )
+    else:
+        verdict, reason = GateVerdict.INCONCLUSIVE, f"{fresh.rows} fresh rows do not tell"
+    return GateReport(verdict, reason, tuple(slices))
+
+
+def assess(
+    job: JobInput, stream_name: str, log: SampleLog, models: dict[int, Model], newest: int = 1000
+) -> tuple[dict[int, float], int, float]:
+    """Compare stored versions on labelled rows from after a drift's onset, none of which any of them has learned.
+
+    Returns
+    -------
+    Mean loss by version, the number of rows, and the sample passes it took.
+    """
+    labelled = log.labelled(stream_name, job.label_from, job.label_to)
+    rows = as_rows(labelled)
+    after = np.flatnonzero(labelled.position >= (job.onset or 0))[-newest:]
+    rows = rows.take(after) if len(after) else rows.take(np.arange(max(len(rows) - newest, 0), len(rows)))
+    result = {number: float(losses(model, rows).mean()) for number, model in models.items()}
+    return result, len(rows), len(rows) * len(models) * FORWARD_PASS

@@ -1,0 +1,210 @@
+"""What a worker does with a job, and how its result becomes true: computed first, then published in one fenced transaction.
+
+Worker processes and backtests run jobs through here; they differ in the `Control` they pass.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+from sqlalchemy import Connection, Engine
+
+from cls.checkpoints import pack, restore, unpack
+from cls.config import StreamConfig
+from cls.domain import Job, JobKind, Json, ModelVersion
+from cls.errors import BadData, Refused
+from cls.evaluate import assess, gate
+from cls.layout import LEARNER, MODEL, SPEC
+from cls.ports import ArtifactStore, SampleLog
+from cls.rebase import recent_profile
+from cls.times import EPOCH
+from cls.train import train
+from learners.checkpoint import Checkpoint
+from learners.models.base import Model
+from learners.training import StepReport, Training
+from storage import drift as drift_store
+from storage import outbox, queue
+from storage import versions as version_store
+from storage.artifacts import manifest_digest
+from storage.db import reading
+
+
+class Control(Protocol):
+    """How a job hears that it must stop, and where it leaves its snapshots."""
+
+    def snapshot(self) -> Checkpoint | None:
+        """Return where an interrupted run of this job had come to."""
+        ...
+
+    def after_step(self, training: Training, report: StepReport) -> None:
+        """Report progress, keep a snapshot now and then; raises to stop the job at this step."""
+        ...
+
+
+class NoControl:
+    """A control for runs that nobody interrupts."""
+
+    def snapshot(self) -> Checkpoint | None:
+        """Return None."""
+        return None
+
+    def after_step(self, training: Training, report: StepReport) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job came to, not yet published."""
+
+    result: Json
+    passes: float = 0.0
+    seconds: float = 0.0  # measured
+    version: ModelVersion | None = None  # a new version, not yet numbered
+    price: float | None = None  # device-seconds per 1,000 passes, None for the measured time
+
+    @property
+    def charged_seconds(self) -> float:
+        """Device-seconds that the budget is charged."""
+        return self.seconds if self.price is None else self.passes / 1000 * self.price
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a worker has at hand."""
+
+    engine: Engine
+    log: SampleLog
+    artifacts: ArtifactStore
+    models: Mapping[str, str]  # the operator's own models
+
+
+def run(job: Job, bench: Bench, control: Control) -> Outcome:
+    """Do a job. Raises `Permanent` for what no retry can mend."""
+    stream = StreamConfig.model_validate_json(json.dumps(job.input.settings), by_alias=True, by_name=False)
+    started = time.perf_counter()
+    if job.kind == JobKind.ASSESS:
+        outcome = _assess(job, bench)
+    elif job.kind == JobKind.REPORT:
+        outcome = _report(job, bench, stream)
+    elif job.input.redeploy is not None:
+        outcome = _redeploy(job, bench, stream)
+    else:
+        outcome = _update(job, bench, stream, control)
+    measured = time.perf_counter() - started
+    return Outcome(
+        outcome.result, outcome.passes, measured, outcome.version, stream.update.device_seconds_per_1k_passes
+    )
+
+
+def publish(connection: Connection, job: Job, outcome: Outcome) -> None:
+    """Make a job's result true, together with its end. Raises `LeaseLost`, and then nothing has happened."""
+    result = outcome.result
+    if outcome.version is not None:
+        number = version_store.add_version(connection, outcome.version)
+        result = result | {"version": number}
+    queue.succeed(connection, job, result, charged_seconds=outcome.charged_seconds, passes=outcome.passes)
+    outbox.post(connection, job.stream, "job", {"job_id": job.id})
+    if outcome.version is not None:
+        outbox.post(connection, job.stream, "version", {"number": result["version"]})
+
+
+def _update(job: Job, bench: Bench, stream: StreamConfig, control: Control) -> Outcome:
+    parent = None if job.input.parent is None else load_checkpoint(bench, job.stream, job.input.parent)
+    trained = train(
+        job.input, job.stream, stream, bench.log, parent, control.snapshot(), control.after_step, bench.models
+    )
+    candidate = restore(trained.checkpoint, bench.models)
+    champion = None if parent is None else restore(parent, bench.models)
+    evaluated = gate(job.input, job.stream, stream, bench.log, candidate, champion)
+    passes = trained.passes + evaluated.passes
+    result: Json = {
+        "strategy": job.input.strategy,
+        "train_rows": trained.train_rows,
+        "curve": [[point["step"], point["loss"]] for point in trained.curve],
+        "gate": asdict(evaluated.report),
+        "metrics": {"loss": evaluated.loss, "train_rows": trained.train_rows, "passes": passes},
+        "version": None,
+        "light": job.input.light and evaluated.tells(),
+    }
+    if evaluated.blocks(stream.gate.margin):
+        return Outcome(result, passes)
+    low = max(job.input.event_to - stream.detect.reference_rows, 0)
+    profile = recent_profile(bench.log, job.stream, low, job.input.event_to, stream.detect)
+    files = {name: bench.artifacts.put(data) for name, data in pack(trained.checkpoint, profile).items()}
+    version = ModelVersion(
+        stream=job.stream,
+        number=0,
+        digest=manifest_digest(files),
+        parent=job.input.parent,
+        job_id=job.id,
+        strategy=job.input.strategy,
+        learned_up_to=job.input.label_to,
+        reference_from=low,
+        reference_to=job.input.event_to,
+        gate=asdict(evaluated.report),
+        metrics={"loss": evaluated.loss, "train_rows": trained.train_rows},
+        created_at=EPOCH,
+        files=files,
+    )
+    return Outcome(result, passes, version=version)
+
+
+def _redeploy(job: Job, bench: Bench, stream: StreamConfig) -> Outcome:
+    """Put a stored version through the gate instead of training one."""
+    if job.input.redeploy is None or job.input.parent is None:
+        raise Refused(f"job {job.id} names no version to redeploy, or there is no champion")
+    candidate = load_model(bench, job.stream, job.input.redeploy)
+    champion = load_model(bench, job.stream, job.input.parent)
+    evaluated = gate(job.input, job.stream, stream, bench.log, candidate, champion)
+    result: Json = {
+        "strategy": "redeploy",
+        "gate": asdict(evaluated.report),
+        "metrics": {"loss": evaluated.loss},
+        "version": None if evaluated.blocks(stream.gate.margin) else job.input.redeploy,
+        "light": job.input.light and evaluated.tells(),
+    }
+    return Outcome(result, evaluated.passes)
+
+
+def _assess(job: Job, bench: Bench) -> Outcome:
+    models = {number: load_model(bench, job.stream, number) for number in job.input.versions}
+    if job.input.label_to <= job.input.label_from:
+        raise BadData(f"job {job.id}: there are no labels to assess versions on")
+    losses, rows, passes = assess(job.input, job.stream, bench.log, models)
+    result: Json = {
+        "losses": {str(number): loss for number, loss in losses.items()},
+        "rows": rows,
+        "metrics": {f"loss_v{number}": loss for number, loss in losses.items()},
+    }
+    return Outcome(result, passes)
+
+
+def _report(job: Job, bench: Bench, stream: StreamConfig) -> Outcome:
+    from cls.report import run_report  # Evidently takes seconds to import, and only this kind of job needs it
+
+    with reading(bench.engine) as connection:
+        verdicts = drift_store.list_verdicts(connection, job.stream, limit=500)
+        promotions = version_store.list_promotions(connection, job.stream, newest=100)
+    rows = stream.detect.reference_rows
+    return Outcome(run_report(job, bench.log, bench.artifacts, verdicts, promotions, reference_rows=rows))
+
+
+def load_checkpoint(bench: Bench, stream: str, number: int) -> Checkpoint:
+    """Return a stored version's whole checkpoint, verified by hash."""
+    files = _files(bench, stream, number)
+    return unpack({name: bench.artifacts.get(files[name]) for name in (MODEL, SPEC, LEARNER)})
+
+
+def load_model(bench: Bench, stream: str, number: int) -> Model:
+    """Return a stored version's model, verified by hash."""
+    files = _files(bench, stream, number)
+    return restore(unpack({name: bench.artifacts.get(files[name]) for name in (MODEL, SPEC)}), bench.models)
+
+
+def _files(bench: Bench, stream: str, number: int) -> dict[str, str]:
+    with reading(bench.engine) as connection:
+        return version_store.read_version(connection, stream, number).files

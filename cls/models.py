@@ -1,0 +1,100 @@
+"""Versions as models ready to predict: fetched by hash, rebuilt, kept while they are wanted."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from cls.checkpoints import restore, unpack
+from cls.errors import Corrupt
+from cls.layout import MODEL, SPEC
+from cls.ports import ArtifactStore
+from detectors.columns import Columns
+from learners.models.base import Model
+from learners.schema import Schema
+from storage.db import reading
+from storage.versions import read_version
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A version in memory; many threads may predict with it at once."""
+
+    stream: str
+    version: int
+    model: Model
+
+    @property
+    def schema(self) -> Schema:
+        """What it reads and predicts."""
+        return self.model.schema
+
+    def predict(self, columns: Columns) -> NDArray[np.float64]:
+        """Return (N,) predictions in target units, or (N, K) class probabilities."""
+        return self.model.predict(columns)
+
+
+class ModelCache:
+    """Loads versions and keeps those used last.
+
+    Parameters
+    ----------
+    engine
+        The database with the versions.
+    artifacts
+        Where their files lie.
+    models
+        The operator's own models, "module:Class" by name.
+    capacity
+        Versions kept; at least champion, predecessor and challenger of each stream should fit.
+    """
+
+    def __init__(
+        self, engine: Engine, artifacts: ArtifactStore, models: Mapping[str, str], capacity: int = 16
+    ) -> None:
+        self._engine = engine
+        self._artifacts = artifacts
+        self._models = models
+        self._capacity = capacity
+        self._kept: OrderedDict[tuple[str, int], LoadedModel] = OrderedDict()
+        self._lock = Lock()  # held while loading, too: nobody loads the same version twice at once
+
+    def get(self, stream: str, version: int) -> LoadedModel:
+        """Return a version, loading it if it is not there.
+
+        Raises
+        ------
+        NotFound
+            If there is no such version.
+        Corrupt
+            If one of its files is gone, altered or not what it should be.
+        Refused
+            If its model is not installed here in a compatible version.
+        Unavailable
+            If the database or the store does not answer.
+        """
+        with self._lock:
+            key = (stream, version)
+            if key not in self._kept:
+                self._kept[key] = self._load(stream, version)
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
+            return self._kept[key]
+
+    def _load(self, stream: str, version: int) -> LoadedModel:
+        with reading(self._engine) as connection:
+            found = read_version(connection, stream, version)
+        try:
+            files = {name: self._artifacts.get(found.files[name]) for name in (MODEL, SPEC)}
+            return LoadedModel(stream, version, restore(unpack(files), self._models))
+        except KeyError as error:
+            raise Corrupt(f"stream {stream}, version {version}: its manifest lacks {error}") from error
+        except Corrupt as error:
+            raise Corrupt(f"stream {stream}, version {version}: {error}") from error

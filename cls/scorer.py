@@ -1,0 +1,121 @@
+"""The scorer: reads the log from its own position, scores, appends to the prediction log. `cls serve` and backtests run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Engine
+
+from cls.errors import Corrupt, NotFound, Refused
+from cls.logging import get_logger
+from cls.models import LoadedModel, ModelCache
+from cls.ports import SampleLog, SegmentStore
+from cls.score import Stretch, make_plan, score_events
+from storage.db import reading, transaction
+from storage.log import next_position, record_segment, write_predictions
+from storage.streams import advance, position
+from storage.versions import list_promotions, promotions_covering, shadow_plan
+
+BATCH_ROWS = 5_000
+_log = get_logger(__name__)
+
+
+class Scorer:
+    """Scores one stream. Several may run at once: a batch counts once.
+
+    Parameters
+    ----------
+    stream
+        The stream.
+    engine
+        The database.
+    log, store
+        Where events are read and predictions written.
+    models
+        Loads versions.
+    batch_rows
+        Rows per step, at most.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        engine: Engine,
+        log: SampleLog,
+        store: SegmentStore,
+        models: ModelCache,
+        batch_rows: int = BATCH_ROWS,
+    ) -> None:
+        self._stream = stream
+        self._engine = engine
+        self._log = log
+        self._store = store
+        self._models = models
+        self._batch_rows = batch_rows
+        self._absent: set[int] = set()  # shadows that were reported as not loadable
+
+    def step(self) -> int:
+        """Score the next rows; returns how many. Nothing happens before the stream's first promotion.
+
+        Raises
+        ------
+        Corrupt, Refused
+            If the champion cannot be loaded: its rows wait until it can.
+        Unavailable
+            If a store does not answer.
+        """
+        with reading(self._engine) as connection:
+            token = position(connection, self._stream, "score")
+            start = int(token or 0)
+            stop = min(next_position(connection, self._stream, "events"), start + self._batch_rows)
+            plan = self._plan(connection, start)
+        if stop <= start or not any(stretch.version for stretch in plan):
+            return 0
+        events = self._log.events(self._stream, start, stop)
+        scores = score_events(events, plan, self._model(plan))
+        segment = write_predictions(self._store, self._stream, start, scores)
+        try:
+            with transaction(self._engine) as connection:
+                advance(connection, self._stream, "score", token, str(stop))
+                if _within(self._plan(connection, start), stop) != _within(plan, stop):
+                    raise Refused(f"{self._stream}: who scores has changed meanwhile")
+                record_segment(connection, segment)
+        except Refused:  # another scorer, a promotion: nothing was written, the next step sees it
+            return 0
+        return stop - start
+
+    def _plan(self, connection: Connection, start: int) -> list[Stretch]:
+        promotions = promotions_covering(connection, self._stream, start) or list_promotions(
+            connection, self._stream
+        )
+        return make_plan(
+            [(row.since, row.version) for row in promotions], shadow_plan(connection, self._stream)
+        )
+
+    def _model(self, plan: Sequence[Stretch]) -> _Models:
+        return _Models(self._stream, self._models, {stretch.version for stretch in plan}, self._absent)
+
+
+class _Models:
+    """Loads champions or raises; a shadow that cannot be loaded is reported once and left out."""
+
+    def __init__(self, stream: str, cache: ModelCache, champions: set[int], absent: set[int]) -> None:
+        self._stream = stream
+        self._cache = cache
+        self._champions = champions
+        self._absent = absent
+
+    def __call__(self, version: int) -> LoadedModel | None:
+        try:
+            return self._cache.get(self._stream, version)
+        except (Corrupt, NotFound, Refused) as error:
+            if version in self._champions:
+                raise
+            if version not in self._absent:
+                self._absent.add(version)
+                _log.error("shadow not loaded", stream=self._stream, version=version, error=str(error))
+            return None
+
+
+def _within(plan: Sequence[Stretch], stop: int) -> list[Stretch]:
+    return [stretch for stretch in plan if stretch.start < stop]

@@ -1,0 +1,208 @@
+"""Bins of one feature, frozen on the reference: what turns rows into a vector of counts.
+
+Shapes: N rows, K bins (`size`). Bins partition everything a column can hold, so counts of any window sum to its
+rows and counts of parts add up to the counts of the whole. *Missing* is always the last bin.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.columns import Categorical, Column
+
+MISSING = "missing"
+UNSEEN = "unseen"
+OTHER = "other"
+
+RARE = 5  # a category with fewer reference rows shares a bin: alone it would only add noise
+
+
+@dataclass(frozen=True)
+class NumericBins:
+    """Half-open intervals between quantiles of the reference; the outer two are unbounded.
+
+    Edges are order statistics, not interpolated quantiles: the true masses of the bins then follow a Dirichlet
+    distribution whatever the feature's own distribution is, which is what calibration relies on. A value that
+    is common enough to be the largest quantile and the maximum gets a bin of its own, so that a constant
+    column, or an integer one, has somewhere to move to on either side.
+    """
+
+    name: str
+    edges: tuple[float, ...]  # inner edges, strictly increasing
+
+    @classmethod
+    def of(cls, name: str, column: NDArray[np.float64], bins: int) -> "NumericBins":
+        """Cut at the reference's quantiles; equal quantiles collapse."""
+        values = column[np.isfinite(column)]
+        if not values.size:
+            return cls(name, ())
+        ranks = np.unique(np.arange(1, bins) * values.size // bins)
+        edges = np.unique(np.partition(values, ranks)[ranks])
+        if edges[-1] == values.max():
+            edges = np.append(edges, np.nextafter(edges[-1], np.inf))
+        return cls(name, tuple(float(edge) for edge in edges if math.isfinite(edge)))
+
+    @property
+    def size(self) -> int:
+        """Number of bins: intervals, then missing."""
+        return len(self.edges) + 2
+
+    def assign(self, column: Column) -> NDArray[np.intp]:
+        """Bin of each row, shape (N,)."""
+        if isinstance(column, Categorical):
+            raise TypeError(f"feature {self.name!r} is numeric in the reference, categorical here")
+        bin_N = np.searchsorted(self._edges, column, side="right")
+        bin_N[~np.isfinite(column)] = self.size - 1
+        return bin_N
+
+    def count(self, column: Column) -> NDArray[np.int64]:
+        """Rows per bin, shape (size,)."""
+        return np.bincount(self.assign(column), minlength=self.size)
+
+    def labels(self) -> tuple[str, ...]:
+        """Name of each bin for people, with as few digits as keep the edges apart."""
+        return self._labels
+
+    def prior(self, counts_K: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Pseudo-counts for the true masses given reference counts, both of shape (size,).
+
+        One count, spread evenly: the masses between order statistics of m rows are Dirichlet with m + 1 counts
+        in all. Missing rows are no order statistics; see `CategoricalBins.prior`.
+        """
+        prior_K = np.full(self.size, 1 / self.size)
+        prior_K[-1] += counts_K[-1] > 0
+        return prior_K
+
+    @cached_property
+    def _edges(self) -> NDArray[np.float64]:
+        return np.array(self.edges, dtype=np.float64)
+
+    @cached_property
+    def _labels(self) -> tuple[str, ...]:
+        if not self.edges:
+            return ("any", MISSING)
+        text = [f"{edge:.4g}" for edge in self.edges]
+        for digits in range(5, 18):
+            if len(set(text)) == len(text):
+                break
+            text = [f"{edge:.{digits}g}" for edge in self.edges]
+        inner = [
+            f"[{low}, {high})" if math.nextafter(self.edges[i], math.inf) < self.edges[i + 1] else f"= {low}"
+            for i, (low, high) in enumerate(pairwise(text))
+        ]
+        last = f"> {text[-2]}" if inner and inner[-1].startswith("=") else f">= {text[-1]}"
+        return (f"< {text[0]}", *inner, last, MISSING)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; read back by `bins_from_json`."""
+        return {"kind": "numeric", "name": self.name, "edges": list(self.edges)}
+
+
+@dataclass(frozen=True)
+class CategoricalBins:
+    """The reference's frequent categories, one bin for all others, and missing.
+
+    The bin for all others is called "other" where the reference had any: its count tells how much to expect. Where
+    each of the reference's categories has its own bin, whatever lands in that bin is *unseen*.
+    """
+
+    name: str
+    categories: tuple[str, ...]  # most frequent first, ties by name
+    other: bool  # the reference had further categories
+    entry: int = RARE  # reference rows that a category needed for a bin of its own
+
+    @classmethod
+    def of(cls, name: str, column: Categorical, top: int) -> "CategoricalBins":
+        """Keep the `top` most frequent categories, of those with at least `RARE` reference rows."""
+        counts = np.bincount(column.codes[column.codes >= 0], minlength=len(column.vocabulary))
+        seen = sorted((-int(counts[i]), column.vocabulary[i]) for i in np.flatnonzero(counts))
+        kept = tuple(category for count, category in seen[:top] if -count >= RARE)
+        runner_up = -seen[top][0] if len(seen) > top else 0
+        return cls(name, kept, len(kept) < len(seen), max(runner_up, RARE))
+
+    @property
+    def size(self) -> int:
+        """Number of bins: categories, other or unseen, then missing."""
+        return len(self.categories) + 2
+
+    def assign(self, column: Column) -> NDArray[np.intp]:
+        """Bin of each row, shape (N,)."""
+        if not isinstance(column, Categorical):
+            raise TypeError(f"feature {self.name!r} is categorical in the reference, numeric here")
+        others = len(self.categories)
+        # The appended entry is what code -1 (missing) reads.
+        lookup = [self._position.get(value, others) for value in column.vocabulary]
+        return np.array([*lookup, self.size - 1], dtype=np.intp)[column.codes]
+
+    def count(self, column: Column) -> NDArray[np.int64]:
+        """Rows per bin, shape (size,)."""
+        return np.bincount(self.assign(column), minlength=self.size)
+
+    def labels(self) -> tuple[str, ...]:
+        """Name of each bin for people."""
+        return (*self.categories, OTHER if self.other else UNSEEN, MISSING)
+
+    def prior(self, counts_K: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Pseudo-counts for the true masses given reference counts, both of shape (size,).
+
+        A whole count where rows were seen: with flat prior masses the posterior scatters around the reference as
+        references scatter around the truth. One count spread evenly over all bins otherwise. And categories that one
+        row less would have sent to the others: their rows estimate what the reference kept out of there by chance
+        (Good and Turing, who need one row for entry).
+        """
+        prior_K = np.where(counts_K > 0, 1.0, 1 / self.size)
+        kept = counts_K[: len(self.categories)]
+        prior_K[-2] += kept[kept == self.entry].sum()
+        return prior_K
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {category: i for i, category in enumerate(self.categories)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; read back by `bins_from_json`."""
+        return {
+            "kind": "categorical",
+            "name": self.name,
+            "categories": list(self.categories),
+            "other": self.other,
+            "entry": self.entry,
+        }
+
+
+Bins = NumericBins | CategoricalBins
+
+
+def bins_of(name: str, column: Column, *, bins: int, top: int) -> Bins:
+    """Freeze the bins of one reference column."""
+    if isinstance(column, Categorical):
+        return CategoricalBins.of(name, column, top)
+    return NumericBins.of(name, column, bins)
+
+
+def bins_from_json(document: Mapping[str, Any]) -> Bins:
+    """Read what `to_json` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown.
+    """
+    match document["kind"]:
+        case "numeric":
+            return NumericBins(document["name"], tuple(float(edge) for edge in document["edges"]))
+        case "categorical":
+            return CategoricalBins(
+                document["name"],
+                tuple(document["categories"]),
+                bool(document["other"]),
+                int(document["entry"]),
+            )
+        case kind:
+            raise ValueError(f"unknown kind of bins: {kind!r}")

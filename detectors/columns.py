@@ -1,0 +1,104 @@
+"""Columns: what a stage hands to a detector, one array per feature.
+
+Shapes: N rows. A numeric column is a float64 vector in which every non-finite value means *missing*; a
+categorical column is dictionary-encoded.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Index = NDArray[np.integer] | NDArray[np.bool_] | slice
+
+
+@dataclass(frozen=True, eq=False)
+class Categorical:
+    """Dictionary-encoded strings.
+
+    Raises
+    ------
+    ValueError
+        If a code points outside the vocabulary, or codes are not a vector.
+    """
+
+    codes: NDArray[np.int32]  # (N,), index into the vocabulary; -1 is missing
+    vocabulary: tuple[str, ...]  # may hold values that no row uses
+
+    def __post_init__(self) -> None:
+        if self.codes.ndim != 1:
+            raise ValueError(f"codes must be a vector, not of shape {self.codes.shape}")
+        if self.codes.size and not (self.codes.min() >= -1 and self.codes.max() < len(self.vocabulary)):
+            raise ValueError("a code lies outside the vocabulary")
+
+    @classmethod
+    def of(cls, values: Iterable[str | None]) -> "Categorical":
+        """Encode strings in their order of appearance; None is missing."""
+        vocabulary: dict[str, int] = {}
+        codes = [-1 if v is None else vocabulary.setdefault(v, len(vocabulary)) for v in values]
+        return cls(np.array(codes, dtype=np.int32), tuple(vocabulary))
+
+    def __len__(self) -> int:
+        return self.codes.size
+
+    def take(self, index: Index) -> "Categorical":
+        """Select rows by positions, mask or slice; the vocabulary is kept whole."""
+        return Categorical(self.codes[index], self.vocabulary)
+
+
+Column = NDArray[np.float64] | Categorical
+Columns = Mapping[str, Column]
+
+
+def rows_of(columns: Columns) -> int:
+    """Return the number of rows that all columns share.
+
+    Raises
+    ------
+    ValueError
+        If the columns differ in length.
+    """
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"columns differ in length: {lengths}")
+    return next(iter(lengths.values()), 0)
+
+
+def take(columns: Columns, index: Index) -> dict[str, Column]:
+    """Select the same rows of every column."""
+    return {
+        name: column.take(index) if isinstance(column, Categorical) else column[index]
+        for name, column in columns.items()
+    }
+
+
+def concat(parts: Sequence[Columns]) -> dict[str, Column]:
+    """Append parts below each other; vocabularies are merged in order of appearance.
+
+    Raises
+    ------
+    ValueError
+        If the parts differ in their columns, or in the kind of one.
+    """
+    if not parts:
+        return {}
+    if any(part.keys() != parts[0].keys() for part in parts):
+        raise ValueError(f"parts differ in their columns: {[sorted(part) for part in parts]}")
+    return {name: _append(name, [part[name] for part in parts]) for name in parts[0]}
+
+
+def _append(name: str, columns: Sequence[Column]) -> Column:
+    categorical = [column for column in columns if isinstance(column, Categorical)]
+    numeric = [column for column in columns if not isinstance(column, Categorical)]
+    if categorical and numeric:
+        raise ValueError(f"column {name!r} is numeric in one part and categorical in another")
+    if numeric:
+        return np.concatenate(numeric)
+    position: dict[str, int] = {}
+    codes = []
+    for column in categorical:
+        lookup = [position.setdefault(value, len(position)) for value in column.vocabulary]
+        # The appended -1 is what code -1 (missing) reads.
+        codes.append(np.array([*lookup, -1], dtype=np.int32)[column.codes])
+    return Categorical(np.concatenate(codes), tuple(position))

@@ -1,0 +1,55 @@
+"""Verdicts: what a drift detector says about one window, in a form that can be stored and shown."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FeatureDrift:
+    """How far one feature has moved."""
+
+    name: str
+    nats: float  # KL(current || reference) as measured
+    excess_nats: float  # less its mean when nothing moved; below zero shows as zero
+    share: float  # of the total excess; all features together 1, or all 0
+    p_value: float  # of this feature alone
+    top_bins: tuple[
+        tuple[str, float, float], ...
+    ]  # (label, reference share, current share), largest part first
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a window has moved, and whether that is more than chance within the budget."""
+
+    alarm: bool
+    p_value: float  # of the window, all features together
+    nats: float  # sum of the features' excess
+    threshold: float  # p_value at which the detector alarms, or its fixed excess nats of any feature
+    rows: int  # window
+    reference_rows: int
+    features: tuple[FeatureDrift, ...]  # largest share first
+
+    def to_json(self) -> dict[str, Any]:
+        """Write plain JSON types, which `from_json` reads back exactly."""
+        return asdict(self) | {
+            "features": [
+                asdict(feature) | {"top_bins": [list(top) for top in feature.top_bins]}
+                for feature in self.features
+            ]
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Drift":
+        """Read what `to_json` wrote."""
+        features = tuple(
+            FeatureDrift(
+                **{
+                    **feature,
+                    "top_bins": tuple((str(a), float(b), float(c)) for a, b, c in feature["top_bins"]),
+                }
+            )
+            for feature in document["features"]
+        )
+        return cls(**{**document, "features": features})

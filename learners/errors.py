@@ -1,0 +1,55 @@
+"""What can go wrong in learning.
+
+LearnerError
+├── NoUsableRowsError    (ValueError)   nothing labelled to learn from
+├── UnsuitableRowsError  (ValueError)   columns or targets that the model cannot read
+├── UnknownModelError    (LookupError)  no model of that name
+├── ResumeMismatchError  (ValueError)   the snapshot belongs to another training
+└── DivergedError                       the loss is no longer a finite number
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class LearnerError(Exception):
+    """Anything that this package raises on purpose."""
+
+
+class NoUsableRowsError(LearnerError, ValueError):
+    """Not one of the rows that were given carries a finite target."""
+
+
+class UnsuitableRowsError(LearnerError, ValueError):
+    """A column is absent or of the wrong kind, or a target is not a class of the task."""
+
+
+class UnknownModelError(LearnerError, LookupError):
+    """No model of that name is built in, registered as an entry point or configured."""
+
+
+class ResumeMismatchError(LearnerError, ValueError):
+    """The snapshot was taken of a training on other rows or by another recipe."""
+
+
+class DivergedError(LearnerError):
+    """The loss or its gradient is not finite; the weights are those before the step.
+
+    Parameters
+    ----------
+    step
+        Number of the optimiser step, from 0.
+    positions
+        Positions in the sample log of the rows in that batch.
+    """
+
+    def __init__(self, step: int, positions: Sequence[int]) -> None:
+        self.step = step
+        self.positions = tuple(positions)
+        shown = ", ".join(map(str, self.positions[:8])) + (", ..." if len(self.positions) > 8 else "")
+        super().__init__(f"loss is not finite at step {step}, in the batch of rows at positions {shown}")
+
+    def __reduce__(self) -> tuple[type[DivergedError], tuple[int, tuple[int, ...]]]:
+        """Cross process boundaries with both arguments."""
+        return type(self), (self.step, self.positions)

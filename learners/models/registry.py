@@ -1,0 +1,57 @@
+"""Models by name. Torch-free until a model is loaded.
+
+Artifacts carry the name, never the import path: what a name means is decided by what is installed here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
+
+from learners.errors import UnknownModelError
+
+if TYPE_CHECKING:
+    from learners.models.base import Model
+
+GROUP = "cls.models"
+BUILT_IN: Mapping[str, str] = MappingProxyType({"tabular": "learners.models.tabular:TabularNetwork"})
+NO_EXTRA: Mapping[str, str] = MappingProxyType({})
+
+
+def known(extra: Mapping[str, str] = NO_EXTRA) -> dict[str, str]:
+    """Return "module:Class" by name; a built-in wins over an entry point, and that over `extra`."""
+    installed = {point.name: point.value for point in entry_points(group=GROUP)}
+    return {**extra, **installed, **BUILT_IN}
+
+
+def address(name: str, extra: Mapping[str, str] = NO_EXTRA) -> str:
+    """Return "module:Class" of the model called `name`.
+
+    Parameters
+    ----------
+    name
+        Name of the model.
+    extra
+        The operator's own mapping from name to "module:Class".
+
+    Raises
+    ------
+    UnknownModelError
+        Naming the nearest known one.
+    """
+    models = known(extra)
+    if name not in models:
+        near = difflib.get_close_matches(name, models, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(models))}"
+        raise UnknownModelError(f"no model is called {name!r}; {hint}")
+    return models[name]
+
+
+def load(name: str, extra: Mapping[str, str] = NO_EXTRA) -> type[Model]:
+    """Import and return the class of the model called `name`; errors as for `address`."""
+    module, _, attribute = address(name, extra).partition(":")
+    return cast("type[Model]", getattr(import_module(module), attribute))

@@ -1,0 +1,232 @@
+"""A network for mixed tables: standardised numbers, embedded categories, a multilayer perceptron.
+
+Shapes: N or B rows, F numeric and C categorical features, K outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detectors.columns import Categorical, Columns, rows_of
+from learners.errors import UnsuitableRowsError
+from learners.models.base import Inputs, Model
+from learners.models.numeric import Piecewise, numeric_embedding
+from learners.models.tabular_config import TabularConfig
+from learners.rows import Rows
+from learners.schema import Schema
+
+FORMAT = 1  # of the spec; see also tabular_numpy
+CLIP = 10.0  # standardised values beyond are outliers: they count as this
+PREDICT_ROWS = 16_384  # rows per forward pass of `predict`
+_NORMAL_IQR = 1.3489795003921634  # interquartile range of the standard normal distribution
+
+
+class TabularNetwork(Model):
+    """Predicts from standardised target units (one output) or logits (one per class).
+
+    Scales, vocabularies and the target's scale are fitted once on train rows and frozen; new categories append
+    embedding rows. Category 0 of each feature is "missing or never seen".
+    """
+
+    numeric_mean: Tensor  # (F,)
+    numeric_scale: Tensor  # (F,)
+    target_location: Tensor
+    target_scale: Tensor
+
+    def __init__(
+        self,
+        config: TabularConfig,
+        schema: Schema,
+        vocabularies: Sequence[Sequence[str]],
+        widths: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.schema = config, schema
+        self.vocabularies = [list(vocabulary) for vocabulary in vocabularies]
+        self.widths = list(widths or (_embedding_width(len(v), config) for v in self.vocabularies))
+        features = len(schema.numeric)
+        self.register_buffer("numeric_mean", torch.zeros(features, dtype=torch.float64))
+        self.register_buffer("numeric_scale", torch.ones(features, dtype=torch.float64))
+        self.register_buffer("target_location", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("target_scale", torch.ones((), dtype=torch.float64))
+        self.numeric = numeric_embedding(config.numeric_embedding, features, config.embedding_bins)
+        self.embeddings = nn.ModuleList(
+            _embedding(1 + len(vocabulary), width)
+            for vocabulary, width in zip(self.vocabularies, self.widths, strict=True)
+        )
+        layers: list[nn.Module] = []
+        width = self.numeric.width + sum(self.widths)
+        for hidden in config.hidden:
+            layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(config.dropout)]
+            width = hidden
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(width, schema.outputs)
+
+    @classmethod
+    def fit_preprocessing(cls, config: TabularConfig | None, schema: Schema, train: Rows) -> Self:
+        """Return an untrained network whose scales and vocabularies fit the train rows."""
+        config = config or TabularConfig()
+        vocabularies = [
+            _used(_categorical(train.columns, name))[: config.vocabulary_max] for name in schema.categorical
+        ]
+        network = cls(config, schema, vocabularies)
+        raw_NF = _numeric(train.columns, schema.numeric)
+        known_NF = np.isfinite(raw_NF)
+        count_F = np.maximum(known_NF.sum(axis=0), 1)
+        mean_F = np.where(known_NF, raw_NF, 0.0).sum(axis=0) / count_F
+        std_F = np.sqrt(np.square(np.where(known_NF, raw_NF - mean_F, 0.0)).sum(axis=0) / count_F)
+        network.numeric_mean.copy_(torch.from_numpy(mean_F))
+        network.numeric_scale.copy_(torch.from_numpy(_positive(std_F, floor=1e-9 * np.abs(mean_F))))
+        if isinstance(network.numeric, Piecewise) and schema.numeric:
+            network.numeric.fit(network._standardise(train.columns))
+        if schema.task == "regression":
+            low, middle, high = np.quantile(train.target, [0.25, 0.5, 0.75])
+            spread = (high - low) / _NORMAL_IQR or float(train.target.std())
+            network.target_location.fill_(middle)
+            network.target_scale.fill_(float(_positive(np.array(spread), floor=1e-9 * abs(middle))))
+        return network
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Self:
+        """Return the network that `spec()` described, with unset weights and buffers."""
+        if spec["name"] != "tabular" or spec["format"] != FORMAT:
+            raise ValueError(f"not a tabular model of format {FORMAT}: {spec['name']} {spec['format']}")
+        config = TabularConfig(**{**spec["config"], "hidden": tuple(spec["config"]["hidden"])})
+        schema = Schema(
+            tuple(spec["numeric"]), tuple(spec["categorical"]), spec["task"], tuple(spec["classes"])
+        )
+        return cls(config, schema, [spec["vocabularies"][c] for c in schema.categorical], spec["widths"])
+
+    def spec(self) -> dict[str, Any]:
+        """Return, as JSON, the registered name and what `from_spec` needs."""
+        return {
+            "name": "tabular",
+            "format": FORMAT,
+            "config": {**asdict(self.config), "hidden": list(self.config.hidden)},
+            "numeric": list(self.schema.numeric),
+            "categorical": list(self.schema.categorical),
+            "vocabularies": {
+                name: list(vocabulary)
+                for name, vocabulary in zip(self.schema.categorical, self.vocabularies, strict=True)
+            },
+            "widths": list(self.widths),
+            "task": self.schema.task,
+            "classes": list(self.schema.classes),
+        }
+
+    def encode(self, columns: Columns) -> Inputs:
+        """Return numeric_BF (float32, standardised, NaN = missing) and categorical_BC (int64).
+
+        Raises
+        ------
+        UnsuitableRowsError
+            If a feature is absent or numeric where it should be categorical, or the reverse.
+        """
+        device = self.numeric_mean.device
+        codes_BC = np.zeros((rows_of(columns), len(self.vocabularies)), dtype=np.int64)
+        for c, (name, vocabulary) in enumerate(zip(self.schema.categorical, self.vocabularies, strict=True)):
+            column = _categorical(columns, name)
+            index = {category: i for i, category in enumerate(vocabulary, start=1)}
+            lookup = np.array([*(index.get(category, 0) for category in column.vocabulary), 0])
+            codes_BC[:, c] = lookup[column.codes]  # code -1, missing, reads the 0 at the end
+        return self._standardise(columns).to(device), torch.from_numpy(codes_BC).to(device)
+
+    def encode_target(self, target: NDArray[np.float64]) -> Tensor:
+        """Return standardised targets (float32) or class indices (int64)."""
+        if self.schema.task == "regression":
+            standard_N = (target - self.target_location.item()) / self.target_scale.item()
+            with np.errstate(over="ignore"):  # beyond float32: an infinite loss, which the loop reports
+                return torch.from_numpy(standard_N.astype(np.float32)).to(self.numeric_mean.device)
+        index_N = target.astype(np.int64)
+        if ((index_N != target) | (index_N < 0) | (index_N >= self.schema.outputs)).any():
+            raise UnsuitableRowsError(f"targets must be class indices 0 to {self.schema.outputs - 1}")
+        return torch.from_numpy(index_N).to(self.numeric_mean.device)
+
+    def forward(self, numeric_BF: Tensor, categorical_BC: Tensor) -> Tensor:
+        """Return out_BK: the standardised prediction, or logits."""
+        parts = [embedding(categorical_BC[:, c]) for c, embedding in enumerate(self.embeddings)]
+        return cast(Tensor, self.head(self.body(torch.cat([self.numeric(numeric_BF), *parts], dim=1))))
+
+    @torch.inference_mode()
+    def predict(self, columns: Columns) -> NDArray[np.float64]:
+        """Return (N,) predictions in target units, or (N, K) class probabilities."""
+        was_training = self.training
+        self.eval()
+        inputs = self.encode(columns)
+        firsts = range(0, max(len(inputs[0]), 1), PREDICT_ROWS)
+        out_NK = torch.cat(
+            [self(*(t[first : first + PREDICT_ROWS] for t in inputs)) for first in firsts]
+        ).double()
+        self.train(was_training)
+        if self.schema.task == "classification":
+            return cast("NDArray[np.float64]", out_NK.softmax(dim=1).cpu().numpy())
+        prediction_N = out_NK[:, 0] * self.target_scale + self.target_location
+        return cast("NDArray[np.float64]", prediction_N.cpu().numpy())
+
+    def grow(self, columns: Columns) -> None:
+        """Append embedding rows for new categories: copies of the unknown row, so predictions stay."""
+        for c, name in enumerate(self.schema.categorical):
+            vocabulary, room = self.vocabularies[c], self.config.vocabulary_max - len(self.vocabularies[c])
+            new = sorted(set(_used(_categorical(columns, name))) - set(vocabulary))[: max(room, 0)]
+            if not new:
+                continue
+            vocabulary.extend(new)
+            embedding = cast(nn.Embedding, self.embeddings[c])
+            old = embedding.weight.detach()
+            embedding.weight = nn.Parameter(torch.cat([old, old[:1].expand(len(new), -1)]))
+            embedding.num_embeddings = len(embedding.weight)
+
+    def _standardise(self, columns: Columns) -> Tensor:
+        raw_NF = _numeric(columns, self.schema.numeric)
+        x_NF = (raw_NF - self.numeric_mean.cpu().numpy()) / self.numeric_scale.cpu().numpy()
+        x_NF[~np.isfinite(raw_NF)] = np.nan
+        return torch.from_numpy(np.clip(x_NF, -CLIP, CLIP).astype(np.float32))
+
+
+def _numeric(columns: Columns, names: Sequence[str]) -> NDArray[np.float64]:
+    raw_NF = np.empty((rows_of(columns), len(names)))
+    for f, name in enumerate(names):
+        column = columns.get(name)
+        if column is None or isinstance(column, Categorical):
+            raise UnsuitableRowsError(f"feature {name!r} must be a numeric column")
+        raw_NF[:, f] = column
+    return raw_NF
+
+
+def _categorical(columns: Columns, name: str) -> Categorical:
+    column = columns.get(name)
+    if not isinstance(column, Categorical):
+        raise UnsuitableRowsError(f"feature {name!r} must be a categorical column")
+    return column
+
+
+def _used(column: Categorical) -> list[str]:
+    """Return the categories that occur, most frequent first, then by name."""
+    counts = np.bincount(column.codes[column.codes >= 0], minlength=len(column.vocabulary))
+    ranked = sorted(
+        (-int(count), category) for count, category in zip(counts, column.vocabulary, strict=True)
+    )
+    return [category for count, category in ranked if count]
+
+
+def _embedding_width(categories: int, config: TabularConfig) -> int:
+    return min(config.embedding_max, math.ceil(1.6 * math.pow(1 + categories, 0.56)))  # fastai's rule
+
+
+def _embedding(categories: int, width: int) -> nn.Embedding:
+    embedding = nn.Embedding(categories, width)
+    nn.init.normal_(embedding.weight, std=width**-0.5)
+    return embedding
+
+
+def _positive(scale: NDArray[np.float64], floor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the scale, or 1 where the feature is constant up to rounding."""
+    return np.where(scale > floor, scale, 1.0)

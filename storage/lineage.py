@@ -1,0 +1,110 @@
+"""The outbox with everything its messages point at: jobs, the versions they made, the verdicts they answer."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine, select
+
+from cls.domain import JobKind, JobState, ModelVersion, RolloutState
+from cls.lineage import EndedJob, Message
+from storage import outbox as messages
+from storage.db import reading, transaction
+from storage.queue import input_from_json, show
+from storage.streams import write_ledger
+from storage.tables import champions, episodes, outbox, versions
+from storage.versions import champion, read_version, rollouts_in
+
+
+class SqlOutbox:
+    """The port `cls.lineage.Outbox` on the database; one short transaction per call."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def next(self) -> Message | None:
+        """Return the oldest undelivered message if its time has come."""
+        with reading(self._engine) as connection:
+            row = messages.next_message(connection)
+        return None if row is None else Message(row.id, row.stream, row.kind, row.payload, row.attempts)
+
+    def delivered(self, message: Message) -> None:
+        """Note a delivery."""
+        with transaction(self._engine) as connection:
+            messages.delivered(connection, message.id)
+
+    def postponed(self, message: Message, error: str) -> None:
+        """Note a failed delivery, to be tried again later."""
+        with transaction(self._engine) as connection:
+            messages.postponed(connection, message.id, message.attempts, error)
+
+    def given_up(self, message: Message, reason: str) -> None:
+        """Drop a message and write into the ledger why."""
+        with transaction(self._engine) as connection:
+            messages.delivered(connection, message.id)
+            write_ledger(
+                connection,
+                message.stream,
+                "registry",
+                f"not shown in MLflow: {message.kind} {message.payload}: {reason}",
+                at=None,
+                job=message.payload.get("job_id"),
+                version=message.payload.get("number"),
+            )
+
+    def job(self, job_id: int) -> EndedJob:
+        """Return a job with the version it made and the verdict it answers; raises `NotFound`."""
+        with reading(self._engine) as connection:
+            row = show(connection, job_id)
+            job_input = input_from_json(row.input)
+            made = connection.execute(select(versions.c.number).where(versions.c.job_id == job_id)).scalar()
+            verdict = connection.execute(
+                select(episodes.c.verdict_id).where(episodes.c.id == job_input.episode)
+            ).scalar()
+        started = row.started_at or row.created_at
+        return EndedJob(
+            row.id,
+            row.stream,
+            JobKind(row.kind),
+            JobState(row.state),
+            job_input,
+            row.attempt,
+            started,
+            row.ended_at or started,
+            row.charged_seconds,
+            row.passes,
+            row.error,
+            row.result or {},
+            made,
+            verdict,
+        )
+
+    def version(self, stream: str, number: int) -> ModelVersion:
+        """Return a version; raises `NotFound`."""
+        with reading(self._engine) as connection:
+            return read_version(connection, stream, number)
+
+    def aliases(self, stream: str) -> dict[str, int | None]:
+        """Return where the aliases must point: the champion's row and the rollout in shadow."""
+        with reading(self._engine) as connection:
+            now = champion(connection, stream)
+            shadow = rollouts_in(connection, stream, RolloutState.SHADOW)
+        return {
+            "champion": None if now is None else now.version,
+            "previous": None if now is None else now.previous,
+            "challenger": shadow[0].version if shadow else None,
+        }
+
+    def streams(self) -> list[str]:
+        """Return the streams that have a champion."""
+        with reading(self._engine) as connection:
+            return list(connection.execute(select(champions.c.stream).order_by(champions.c.stream)).scalars())
+
+    def post_aliases(self, stream: str) -> bool:
+        """Ask for the aliases to be written anew; returns False if that is waiting already."""
+        waiting = select(outbox.c.id).where(
+            outbox.c.stream == stream, outbox.c.kind == "aliases", outbox.c.done_at.is_(None)
+        )
+        with transaction(self._engine) as connection:
+            if connection.execute(waiting.limit(1)).first() is not None:
+                return False
+            messages.post(connection, stream, "aliases", {})
+            return True

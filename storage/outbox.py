@@ -1,0 +1,57 @@
+"""What the outside must be told, written in the transaction that makes it true and delivered later, in order, at least once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from cls.domain import Json
+from storage.db import database_now, read_clock
+from storage.tables import outbox
+
+BACKOFF_LIMIT = timedelta(minutes=5)
+
+
+def post(connection: Connection, stream: str, kind: str, payload: Json) -> None:
+    """Add a message: "job" (a run), "version" or "aliases"."""
+    now = database_now(connection)
+    connection.execute(
+        insert(outbox).values(stream=stream, kind=kind, payload=payload, created_at=now, next_at=now)
+    )
+
+
+def next_message(connection: Connection) -> Row[Any] | None:
+    """Return the oldest undelivered message if its time has come; a failing one holds back those behind it."""
+    row = connection.execute(
+        select(outbox).where(outbox.c.done_at.is_(None)).order_by(outbox.c.id).limit(1)
+    ).first()
+    return row if row is not None and row.next_at <= read_clock(connection) else None
+
+
+def delivered(connection: Connection, message_id: int) -> None:
+    """Note a delivery."""
+    statement = update(outbox).where(outbox.c.id == message_id)
+    connection.execute(statement.values(done_at=database_now(connection), error=None))
+
+
+def postponed(connection: Connection, message_id: int, attempts: int, error: str) -> None:
+    """Note a failed delivery and wait longer each time."""
+    delay = min(timedelta(seconds=1) * 2 ** min(attempts, 20), BACKOFF_LIMIT)
+    statement = update(outbox).where(outbox.c.id == message_id)
+    connection.execute(
+        statement.values(attempts=attempts + 1, next_at=read_clock(connection) + delay, error=error[:2000])
+    )
+
+
+def undelivered(connection: Connection) -> int:
+    """Count what is waiting."""
+    query = select(func.count()).select_from(outbox).where(outbox.c.done_at.is_(None))
+    return int(connection.execute(query).scalar_one())
+
+
+def last_error(connection: Connection) -> str | None:
+    """Return why the first waiting message could not be delivered."""
+    query = select(outbox.c.error).where(outbox.c.done_at.is_(None)).order_by(outbox.c.id).limit(1)
+    return connection.execute(query).scalar()

@@ -1,0 +1,408 @@
+"""The tables of CLS. Their history is in migrations/; a test holds the two together.
+
+Times are BIGINT microseconds since the epoch, UTC: exact and equal on both databases. Stream times and database times
+never share a column; a comment says which one a column holds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import JSON
+
+from cls.times import from_us, to_us
+
+
+class Instant(TypeDecorator[datetime]):
+    """A timezone-aware UTC datetime kept as microseconds since the epoch."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:  # noqa: ARG002 - the base's signature
+        """Return what is stored."""
+        return None if value is None else to_us(value)
+
+    def process_result_value(self, value: int | None, dialect: Any) -> datetime | None:  # noqa: ARG002 - the base's signature
+        """Return what was stored."""
+        return None if value is None else from_us(value)
+
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata = MetaData(naming_convention=NAMING)
+
+BigId = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER autoincrements on SQLite
+
+
+def _id() -> Column[int]:
+    return Column("id", BigId, primary_key=True, autoincrement=True)
+
+
+def _stream(*, primary_key: bool = False) -> Column[str]:
+    return Column("stream", String(63), primary_key=primary_key, nullable=False)
+
+
+# -- intake and log ---------------------------------------------------------------------------------------------------
+
+inbox = Table(
+    "inbox",
+    metadata,
+    _id(),
+    _stream(),
+    Column("producer", String(255), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),  # events | labels
+    Column("rows", Integer, nullable=False),
+    Column("path", Text, nullable=False),  # of the Arrow segment, under home
+    Column("sha256", String(64), nullable=False),
+    Column("received_at", Instant, nullable=False),  # database time
+    UniqueConstraint("stream", "producer", "sequence"),
+    Index("ix_inbox_stream_id", "stream", "id"),
+)
+
+positions = Table(
+    "positions",
+    metadata,
+    _stream(primary_key=True),
+    Column("consumer", String(64), primary_key=True),  # "source", "score", "join"
+    Column("partition", Integer, primary_key=True),
+    Column("token", Text, nullable=False),  # opaque to all but the consumer; compare-and-set
+)
+
+streams = Table(
+    "streams",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("watermark", Instant),  # stream time: the largest event or label time taken in
+    Column("next_version", Integer, nullable=False, server_default="1"),
+    Column("budget_left", Float),  # device-seconds at budget_at; None: full
+    Column("budget_at", Instant),  # stream time
+    Column("last_update", Instant),  # stream time of the last decision to update
+)
+
+segments = Table(
+    "segments",
+    metadata,
+    _id(),
+    _stream(),
+    Column("kind", String(16), nullable=False),  # events | labels | predictions
+    Column("partition", Integer, nullable=False),
+    Column("start", BigInteger, nullable=False),  # first position
+    Column("stop", BigInteger, nullable=False),  # one past the last
+    Column("path", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("max_position", BigInteger),  # labels: the largest event position named in it
+    Column("time_from", Instant),  # stream time
+    Column("time_to", Instant),
+    UniqueConstraint("stream", "kind", "partition", "start"),
+)
+
+event_keys = Table(
+    "event_keys",
+    metadata,
+    _stream(primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("labelled", Boolean, nullable=False, server_default=text("false")),
+    Index("ix_event_keys_stream_position", "stream", "position"),
+)
+
+pending_labels = Table(
+    "pending_labels",
+    metadata,
+    _id(),
+    _stream(),
+    Column("key", String(255), nullable=False),
+    Column("value", Float, nullable=False),
+    Column("time", Instant, nullable=False),  # stream time at which it became known
+    Column("expires", Instant, nullable=False),  # stream time after which it becomes a dead letter
+    Index("ix_pending_labels_stream_key", "stream", "key"),
+    Index("ix_pending_labels_stream_expires", "stream", "expires"),
+    Index("ix_pending_labels_stream_time", "stream", "time"),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    _id(),
+    _stream(),
+    Column("kind", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("record", JSON, nullable=False),
+    Column("received_at", Instant, nullable=False),  # database time
+    Column("replayed_at", Instant),  # database time
+    Index("ix_dead_letters_stream_id", "stream", "id"),
+)
+
+# -- detection --------------------------------------------------------------------------------------------------------
+
+open_windows = Table(
+    "open_windows",
+    metadata,
+    _stream(primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("promotion", BigInteger, nullable=False),  # whose reference the counts belong to
+    Column("start", BigInteger, nullable=False),
+    Column("stop", BigInteger, nullable=False),
+    Column("time_from", Instant, nullable=False),
+    Column("time_to", Instant, nullable=False),
+    Column("counts", LargeBinary, nullable=False),  # int64 little-endian
+    Column("baseline_counts", LargeBinary, nullable=False),
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    _id(),
+    _stream(),
+    Column("detector", String(32), nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("stop", BigInteger, nullable=False),
+    Column("time_from", Instant, nullable=False),
+    Column("time_to", Instant, nullable=False),
+    Column("promotion", BigInteger),  # reference it was compared with
+    Column("alarm", Boolean, nullable=False),
+    Column("p_value", Float),
+    Column("nats", Float),
+    Column("baseline_nats", Float),
+    Column("onset", BigInteger, nullable=False),
+    Column("drift", JSON),
+    Column("summary", Text, nullable=False),
+    UniqueConstraint("stream", "detector", "start", "promotion"),
+)
+
+score_panes = Table(
+    "score_panes",
+    metadata,
+    _stream(primary_key=True),
+    Column("promotion", BigInteger, primary_key=True),
+    Column("pane", BigInteger, primary_key=True),  # counted from the promotion's first position
+    Column("rows", Integer, nullable=False),  # its size in events
+    Column("labelled", Integer, nullable=False),
+    Column("loss", Float, nullable=False),  # sum over its labelled rows
+    Column("time_to", Instant, nullable=False),  # the latest event time seen in it
+    Column("state", String(16), nullable=False),  # open | covered | uncovered
+)
+
+episodes = Table(
+    "episodes",
+    metadata,
+    _id(),
+    _stream(),
+    Column("state", String(16), nullable=False),
+    Column("detector", String(32), nullable=False),
+    Column("onset", BigInteger, nullable=False),
+    Column("opened_at", Instant, nullable=False),  # stream time
+    Column("closed_at", Instant),  # stream time
+    Column("verdict_id", BigInteger, nullable=False),
+    Column("assessment", JSON),
+    Column("outcome", Text),
+)
+Index(
+    "uq_episodes_live",
+    episodes.c.stream,
+    unique=True,
+    sqlite_where=episodes.c.state != "closed",
+    postgresql_where=episodes.c.state != "closed",
+)
+
+# -- decisions and jobs -----------------------------------------------------------------------------------------------
+
+ledger = Table(
+    "ledger",
+    metadata,
+    _id(),
+    _stream(),
+    Column("at", Instant),  # stream time
+    Column("recorded_at", Instant, nullable=False),  # database time
+    Column("kind", String(32), nullable=False),  # decision, promotion, rollback, rejection, rebase ...
+    Column("decision", String(32)),  # skip | defer | update
+    Column("reason", Text, nullable=False),
+    Column("episode_id", BigInteger),
+    Column("job_id", BigInteger),
+    Column("version", Integer),
+    Column("details", JSON, nullable=False),
+    Index("ix_ledger_stream_id", "stream", "id"),
+)
+
+triggers = Table(
+    "triggers",
+    metadata,
+    _id(),
+    _stream(),
+    Column("kind", String(16), nullable=False),  # manual | schedule | rollback | promote
+    Column("unique_key", String(255), nullable=False, unique=True),
+    Column("arguments", JSON, nullable=False),
+    Column("requested_by", String(255), nullable=False),
+    Column("requested_at", Instant, nullable=False),  # database time
+    Column("consumed_at", Instant),  # database time
+    Column("outcome", Text),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    _id(),
+    _stream(),
+    Column("kind", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("input", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False),  # database time
+    Column("decided_at", Instant, nullable=False),  # stream time
+    Column("run_at", Instant, nullable=False),  # database time, earliest start
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("crashes", Integer, nullable=False, server_default="0"),
+    Column("worker", String(255)),
+    Column("token", String(64)),
+    Column("lease_until", Instant),  # database time
+    Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("started_at", Instant),  # database time
+    Column("ended_at", Instant),  # database time
+    Column("progress", JSON),
+    Column("result", JSON),
+    Column("charged_seconds", Float),  # device-seconds on the budget
+    Column("passes", Float),  # sample passes
+    Column("error", Text),
+    Column(
+        "handled", Boolean, nullable=False, server_default=text("false")
+    ),  # the daemon has acted on its end
+    Index("ix_jobs_state_run_at", "state", "run_at"),
+    Index("ix_jobs_stream_id", "stream", "id"),
+)
+_live_job = jobs.c.state.in_(("queued", "running"))
+Index(
+    "uq_jobs_live",
+    jobs.c.stream,
+    jobs.c.kind,
+    unique=True,
+    sqlite_where=_live_job,
+    postgresql_where=_live_job,
+)
+
+# -- versions and rollout ---------------------------------------------------------------------------------------------
+
+versions = Table(
+    "versions",
+    metadata,
+    _stream(primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("parent", Integer),
+    Column("job_id", BigInteger, unique=True),
+    Column("strategy", String(64), nullable=False),
+    Column("learned_up_to", BigInteger, nullable=False),
+    Column("reference_from", BigInteger, nullable=False),
+    Column("reference_to", BigInteger, nullable=False),
+    Column("gate", JSON, nullable=False),
+    Column("metrics", JSON, nullable=False),
+    Column("files", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False),  # database time
+)
+
+promotions = Table(
+    "promotions",
+    metadata,
+    _id(),
+    _stream(),
+    Column("version", Integer, nullable=False),
+    Column("previous", Integer),
+    Column("since", BigInteger, nullable=False),  # first event position that it serves
+    Column("reference", String(64), nullable=False),  # SHA-256 of the reference profile in force
+    Column("at", Instant),  # stream time
+    Column("reason", Text, nullable=False),
+    Column("rollout_id", BigInteger),
+    Index("ix_promotions_stream_since", "stream", "since"),
+)
+
+champions = Table(
+    "champions",
+    metadata,
+    _stream(primary_key=True),
+    Column("promotion", BigInteger, ForeignKey("promotions.id"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("previous", Integer),
+    Column("since", BigInteger, nullable=False),
+    Column("reference", String(64), nullable=False),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    _id(),
+    _stream(),
+    Column("version", Integer, nullable=False),
+    Column("parent", Integer),
+    Column("state", String(16), nullable=False),
+    Column("light", Boolean, nullable=False),
+    Column("effective_at", Instant, nullable=False),  # stream time
+    Column("started_at", Instant),  # stream time
+    Column("ended_at", Instant),  # stream time
+    Column("since", BigInteger),  # first event position scored by both
+    Column("paired_n", BigInteger, nullable=False, server_default="0"),
+    Column("paired_total", Float, nullable=False, server_default="0"),
+    Column("paired_squares", Float, nullable=False, server_default="0"),
+    Column("base_loss", Float, nullable=False, server_default="0"),
+    Column("episode_id", BigInteger),
+    Column("reason", Text, nullable=False, server_default=""),
+    Index("ix_rollouts_stream_state", "stream", "state"),
+)
+_live_rollout = rollouts.c.state.in_(("waiting", "shadow"))
+Index(
+    "uq_rollouts_live",
+    rollouts.c.stream,
+    unique=True,
+    sqlite_where=_live_rollout,
+    postgresql_where=_live_rollout,
+)
+
+# -- projections and processes ----------------------------------------------------------------------------------------
+
+outbox = Table(
+    "outbox",
+    metadata,
+    _id(),
+    _stream(),
+    Column("kind", String(32), nullable=False),  # job | version | aliases
+    Column("payload", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False),  # database time
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_at", Instant, nullable=False),  # database time
+    Column("done_at", Instant),  # database time
+    Column("error", Text),
+    Index("ix_outbox_done_at_id", "done_at", "id"),
+)
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", String(255), primary_key=True),  # kind@host:pid
+    Column("kind", String(16), nullable=False),
+    Column("started_at", Instant, nullable=False),  # database time
+    Column("seen_at", Instant, nullable=False),  # database time
+    Column("details", JSON, nullable=False),
+)

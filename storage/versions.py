@@ -1,0 +1,294 @@
+"""Versions, promotions and rollouts: who serves a stream, who served it before, and who is on the way."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from cls.domain import Champion, Json, ModelVersion, Rollout, RolloutState
+from cls.errors import NotFound, Refused
+from storage.db import database_now, upsert
+from storage.tables import champions, promotions, rollouts, streams, versions
+
+LIVE = (RolloutState.WAITING, RolloutState.SHADOW)
+
+
+def add_version(connection: Connection, version: ModelVersion) -> int:
+    """Register a version under the stream's next number; returns the number."""
+    statement = (
+        update(streams)
+        .where(streams.c.name == version.stream)
+        .values(next_version=streams.c.next_version + 1)
+        .returning(streams.c.next_version)
+    )
+    number = int(connection.execute(statement).scalar_one()) - 1
+    values = {field.name: getattr(version, field.name) for field in fields(version)}
+    values |= {"number": number, "created_at": database_now(connection)}
+    connection.execute(insert(versions).values(**values))
+    return number
+
+
+def read_version(connection: Connection, stream: str, number: int) -> ModelVersion:
+    """Return a version; raises `NotFound`."""
+    query = select(versions).where(versions.c.stream == stream, versions.c.number == number)
+    row = connection.execute(query).first()
+    if row is None:
+        raise NotFound(f"stream {stream} has no version {number}")
+    return ModelVersion(**row._mapping)
+
+
+def list_versions(connection: Connection, stream: str, limit: int = 50) -> list[ModelVersion]:
+    """Return the newest versions, newest first."""
+    query = (
+        select(versions).where(versions.c.stream == stream).order_by(versions.c.number.desc()).limit(limit)
+    )
+    return [ModelVersion(**row._mapping) for row in connection.execute(query)]
+
+
+def learned_ends(connection: Connection, stream: str) -> list[int]:
+    """Return the label positions that the stream's versions had learned up to, in order, each once."""
+    query = select(versions.c.learned_up_to).where(versions.c.stream == stream).distinct()
+    return sorted(int(end) for (end,) in connection.execute(query))
+
+
+def champion(connection: Connection, stream: str) -> Champion | None:
+    """Return who serves a stream, None before its first promotion."""
+    row = connection.execute(select(champions).where(champions.c.stream == stream)).first()
+    return (
+        None
+        if row is None
+        else Champion(row.stream, row.version, row.previous, row.since, row.promotion, row.reference)
+    )
+
+
+def promote(
+    connection: Connection,
+    stream: str,
+    version: int,
+    *,
+    expected: int | None,
+    since: int,
+    reference: str,
+    at: datetime | None,
+    reason: str,
+    previous: int | None = None,
+    rollout_id: int | None = None,
+) -> Champion:
+    """Make a version the champion by one compare-and-set on the version that it replaces.
+
+    Parameters
+    ----------
+    expected
+        The version that must be champion now; None if there must be none.
+    since
+        First event position that the new champion serves.
+    reference
+        SHA-256 of the reference profile that is in force from now on.
+    previous
+        The version to roll back to; by default the one that is replaced.
+
+    Raises
+    ------
+    Refused
+        If another version is champion by now.
+    """
+    previous = expected if previous is None else previous
+    statement = insert(promotions).values(
+        stream=stream,
+        version=version,
+        previous=previous,
+        since=since,
+        reference=reference,
+        at=at,
+        reason=reason,
+        rollout_id=rollout_id,
+    )
+    promotion = int(connection.execute(statement).inserted_primary_key[0])
+    values = {
+        "promotion": promotion,
+        "version": version,
+        "previous": previous,
+        "since": since,
+        "reference": reference,
+    }
+    if expected is None:
+        done = connection.execute(
+            upsert(connection, champions).values(stream=stream, **values).on_conflict_do_nothing()
+        )
+    else:
+        where = (champions.c.stream == stream, champions.c.version == expected)
+        done = connection.execute(update(champions).where(*where).values(**values))
+    if done.rowcount != 1:
+        raise Refused(
+            f"stream {stream}: version {expected} is no longer champion; {version} was not promoted"
+        )
+    return Champion(stream, version, previous, since, promotion, reference)
+
+
+def list_promotions(connection: Connection, stream: str, *, newest: int | None = None) -> list[Row[Any]]:
+    """Return who served from which position on, oldest first; only the `newest` last ones if given."""
+    query = select(promotions).where(promotions.c.stream == stream)
+    if newest is None:
+        return list(connection.execute(query.order_by(promotions.c.id)))
+    return list(connection.execute(query.order_by(promotions.c.id.desc()).limit(newest)))[::-1]
+
+
+def promotions_covering(connection: Connection, stream: str, position: int) -> list[Row[Any]]:
+    """Return the promotion in force at a position and all later ones, oldest first."""
+    first = (
+        select(promotions.c.id)
+        .where(promotions.c.stream == stream, promotions.c.since <= position)
+        .order_by(promotions.c.since.desc(), promotions.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    query = select(promotions).where(promotions.c.stream == stream, promotions.c.id >= first)
+    return list(connection.execute(query.order_by(promotions.c.id)))
+
+
+def first_reference(connection: Connection, stream: str) -> str:
+    """Return the SHA-256 of the stream's first reference profile: the fixed baseline of cumulative drift."""
+    query = (
+        select(promotions.c.reference).where(promotions.c.stream == stream).order_by(promotions.c.id).limit(1)
+    )
+    return str(connection.execute(query).scalar_one())
+
+
+def show_promotion(connection: Connection, promotion: int) -> Row[Any]:
+    """Return one promotion."""
+    return connection.execute(select(promotions).where(promotions.c.id == promotion)).one()
+
+
+def add_rollout(
+    connection: Connection,
+    stream: str,
+    version: int,
+    *,
+    parent: int | None,
+    light: bool,
+    effective_at: datetime,
+    episode: int | None,
+) -> int:
+    """Begin a rollout.
+
+    Raises
+    ------
+    Refused
+        If the stream has one on the way: one rollout per stream.
+    """
+    statement = insert(rollouts).values(
+        stream=stream,
+        version=version,
+        parent=parent,
+        state=RolloutState.WAITING,
+        light=light,
+        effective_at=effective_at,
+        episode_id=episode,
+    )
+    try:
+        with connection.begin_nested():
+            return int(connection.execute(statement).inserted_primary_key[0])
+    except IntegrityError as error:
+        raise Refused(f"stream {stream} already has a rollout on the way") from error
+
+
+def rollouts_in(connection: Connection, stream: str, *states: RolloutState) -> list[Rollout]:
+    """Return the stream's rollouts in some states, oldest first."""
+    query = (
+        select(rollouts)
+        .where(rollouts.c.stream == stream, rollouts.c.state.in_(states))
+        .order_by(rollouts.c.id)
+    )
+    return [_rollout(row) for row in connection.execute(query)]
+
+
+def _rollout(row: Row[Any]) -> Rollout:
+    return Rollout(
+        row.id,
+        row.stream,
+        row.version,
+        row.parent,
+        RolloutState(row.state),
+        row.light,
+        row.effective_at,
+        row.started_at,
+        row.paired_n,
+        row.paired_total,
+        row.paired_squares,
+        row.base_loss,
+        row.episode_id,
+    )
+
+
+def shadow_plan(connection: Connection, stream: str) -> list[tuple[int, int]]:
+    """Return (first event position, version) of the versions scored beside the champion, in the order of their rollouts.
+
+    In shadow that is the challenger; while a new champion is watched, its predecessor.
+    """
+    states = (RolloutState.SHADOW, RolloutState.WATCHING)
+    query = (
+        select(rollouts)
+        .where(rollouts.c.stream == stream, rollouts.c.state.in_(states), rollouts.c.since.is_not(None))
+        .order_by(rollouts.c.id)
+    )
+    found = [
+        (row.since, row.version if row.state == RolloutState.SHADOW else row.parent)
+        for row in connection.execute(query)
+    ]
+    return [(int(since), int(version)) for since, version in found if version is not None]
+
+
+def move_rollout(
+    connection: Connection,
+    rollout: Rollout,
+    state: RolloutState,
+    *,
+    at: datetime | None,
+    since: int | None = None,
+    reason: str = "",
+) -> None:
+    """Move a rollout on by compare-and-set on its state; the paired record starts anew. Raises `Refused`."""
+    ended = state in (RolloutState.DONE, RolloutState.REJECTED, RolloutState.ROLLED_BACK)
+    values: Json = {"state": state, "reason": reason}
+    if ended:
+        values["ended_at"] = at
+    else:
+        values |= {
+            "started_at": at,
+            "since": since,
+            "paired_n": 0,
+            "paired_total": 0.0,
+            "paired_squares": 0.0,
+        }
+        values["base_loss"] = 0.0
+    where = (rollouts.c.id == rollout.id, rollouts.c.state == rollout.state)
+    if connection.execute(update(rollouts).where(*where).values(**values)).rowcount != 1:
+        raise Refused(f"rollout {rollout.id} has moved on")
+
+
+def add_paired(
+    connection: Connection, rollout_id: int, n: int, total: float, squares: float, base_loss: float
+) -> None:
+    """Add paired losses to a rollout's record."""
+    connection.execute(
+        update(rollouts)
+        .where(rollouts.c.id == rollout_id)
+        .values(
+            paired_n=rollouts.c.paired_n + n,
+            paired_total=rollouts.c.paired_total + total,
+            paired_squares=rollouts.c.paired_squares + squares,
+            base_loss=rollouts.c.base_loss + base_loss,
+        )
+    )
+
+
+def list_rollouts(connection: Connection, stream: str | None = None, limit: int = 50) -> list[Row[Any]]:
+    """Return the newest rollouts, newest first."""
+    query = select(rollouts).order_by(rollouts.c.id.desc()).limit(limit)
+    if stream is not None:
+        query = query.where(rollouts.c.stream == stream)
+    return list(connection.execute(query))

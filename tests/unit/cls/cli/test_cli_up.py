@@ -1,0 +1,121 @@
+"""`cls up` before its first child: what it would start, and what it refuses to start on."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import types
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cls.config import load_config
+from cls.errors import Refused, Unavailable
+from cls.up import only_one, programs_of, refuse_taken, up
+
+
+def test_programs_start_in_order_and_carry_no_password(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLS__WORKER__SLOTS", "2")
+    monkeypatch.setenv("CLS_MLFLOW_URI", "postgresql://u:s3cret@h/mlflow")
+    programs = programs_of(load_config(cli.config), cli.config, ui=True)
+    assert [program.name for program in programs] == [
+        "daemon",
+        "worker-0",
+        "worker-1",
+        "reporter",
+        "serve",
+        "mlflow",
+    ]
+    assert all("s3cret" not in " ".join(program.command) for program in programs)
+    assert [program.name for program in programs if not program.needed] == ["reporter", "mlflow"]
+    assert programs[-1].environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert programs[-1].environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    assert programs[-1].end_with == signal.SIGTERM  # it passes it on to its server
+    assert str(cli.config) in programs[0].command
+
+
+def test_no_ui_is_started_on_request_or_where_a_server_has_its_own(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "mlflow" not in [program.name for program in programs_of(load_config(cli.config), None, ui=False)]
+    monkeypatch.setenv("CLS_MLFLOW_URI", "http://mlflow:5000")
+    assert "mlflow" not in [program.name for program in programs_of(load_config(cli.config), None, ui=True)]
+    shown = cli("ui")
+    assert shown.exit_code == 0
+    assert shown.stdout.strip() == "http://mlflow:5000"
+
+
+def test_a_home_has_one_roof(tmp_path: Path) -> None:
+    with only_one(tmp_path), pytest.raises(Refused, match="already, as process"), only_one(tmp_path):
+        pytest.fail("two at once")
+    with only_one(tmp_path):
+        pass
+
+
+def test_a_home_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unavailable, match="cannot write"), only_one(tmp_path / "file" / "home"):
+        pytest.fail("there is no directory")
+
+
+def test_a_taken_port_is_refused_before_anything_starts(cli: Any) -> None:
+    config = load_config(cli.config)
+    host, _, port = config.http.ingest.rpartition(":")
+    with socket.create_server((host, int(port))):
+        with pytest.raises(Refused, match=r"http\.ingest"):
+            refuse_taken("daemon", config.http.ingest)
+        with pytest.raises(Refused, match="is taken"):
+            up(config, cli.config, threading.Event(), lambda _: None)
+    assert not (config.home / "logs").exists()
+
+
+def test_a_backtest_without_data_or_with_a_bad_setting_does_not_begin(cli: Any, tmp_path: Path) -> None:
+    assert cli("backtest", str(tmp_path / "none.csv"), "--stream", "flights").exit_code == 3
+    data = tmp_path / "d.csv"
+    data.write_text("id\n1\n")
+    assert cli("backtest", str(data), "--stream", "flights", "--set", "cadence").exit_code == 2
+    assert cli("backtest", str(data), "--stream", "flights", "--step", "soon").exit_code == 2
+    wrong = cli("backtest", str(data), "--stream", "flights", "--set", "update.cadnce=every")
+    assert wrong.exit_code == 2
+    assert "update.cadnce" in wrong.stderr
+
+
+def test_a_backtest_is_told_as_tables_as_json_and_as_a_file(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    class Result:
+        def to_json(self) -> dict[str, Any]:
+            updates = [{"at": "2013-02-01", "why": "drift", "details": {"a": 1}}]
+            return {"rows": 7, "mean_loss": float("nan"), "by_month": {"2013-02": 9.5}, "updates": updates}
+
+    def run_backtest(config: Any, stream: str, data: Path, **options: Any) -> Result:
+        seen.append((config.streams[stream].update.cadence, data, options["step"]))
+        return Result()
+
+    monkeypatch.setitem(sys.modules, "cls.backtest", types.SimpleNamespace(run_backtest=run_backtest))
+    data = tmp_path / "d.csv"
+    data.write_text("id\n1\n")
+    arguments = [
+        "backtest",
+        str(data),
+        "--stream",
+        "flights",
+        "--set",
+        "update.cadence=continuous",
+        "--step",
+        "1h",
+    ]
+    document = cli.json(*arguments, "--out", str(tmp_path / "out"))
+    assert document["mean_loss"] is None
+    assert json.loads((tmp_path / "out" / "backtest-flights.json").read_text()) == document
+    assert seen == [("continuous", data, timedelta(hours=1))]
+    assert "CLS__STREAMS__FLIGHTS__UPDATE__CADENCE" not in os.environ
+    table = cli(*arguments).stdout
+    assert "2013-02" in table
+    assert "drift" in table

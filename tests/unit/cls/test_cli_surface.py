@@ -1,0 +1,147 @@
+"""The commands and options of `cls`, as a list: a new one needs an argument for it, a lost one breaks somebody's script."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from cls.cli.exits import EPILOG
+from cls.cli.main import app
+
+SURFACE = [
+    "cls --config --version",
+    "cls backtest DATA --stream --out --set --step --json",
+    "cls config check --json",
+    "cls config show --json",
+    "cls daemon",
+    "cls db check --json",
+    "cls db upgrade",
+    "cls dead-letters list [STREAM] --limit --replayed --json",
+    "cls dead-letters replay STREAM --id --all --json",
+    "cls doctor --json",
+    "cls drift episodes [STREAM] --limit --json",
+    "cls drift list [STREAM] --alarms --limit --json",
+    "cls drift show ID --json",
+    "cls init [DIR]",
+    "cls jobs cancel ID --json",
+    "cls jobs list [STREAM] --limit --json",
+    "cls jobs retry ID --json",
+    "cls jobs show ID --json",
+    "cls ledger [STREAM] --limit --json",
+    "cls models list STREAM --limit --json",
+    "cls models promote STREAM NUMBER --timeout --json",
+    "cls models rollback STREAM --timeout --json",
+    "cls models show STREAM NUMBER --json",
+    "cls rollback STREAM --timeout --json",
+    "cls send STREAM FILE --labels --rows --producer --json",
+    "cls serve",
+    "cls status [STREAM] --json",
+    "cls stream infer DATA --name --write --json",
+    "cls streams --json",
+    "cls train STREAM --strategy --full --wait/--no-wait --timeout --json",
+    "cls ui",
+    "cls up --ui/--no-ui",
+    "cls worker --slot --reports",
+]
+COMPLETION = {"install_completion", "show_completion"}  # typer's own
+HEAVY = {
+    "alembic", "evidently", "httpx", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "river", "rich", "scipy",
+    "sqlalchemy", "structlog", "torch",
+}  # fmt: skip
+
+
+def commands(command: Any, path: tuple[str, ...] = ("cls",)) -> Iterator[tuple[tuple[str, ...], Any]]:
+    inner = getattr(command, "commands", {})
+    if not inner or len(path) == 1:
+        yield path, command
+    for name, below in inner.items():
+        yield from commands(below, (*path, name))
+
+
+def line(path: tuple[str, ...], command: Any) -> str:
+    words = list(path)
+    for parameter in command.params:
+        if parameter.name not in COMPLETION:
+            if parameter.param_type_name == "option":
+                words.append("/".join([*parameter.opts, *parameter.secondary_opts]))
+            else:
+                words.append(parameter.metavar if parameter.required else f"[{parameter.metavar}]")
+    return " ".join(words)
+
+
+def test_the_surface_is_what_it_was() -> None:
+    assert sorted(line(path, command) for path, command in commands(get_command(app))) == SURFACE
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands(get_command(app))], ids=" ".join)
+def test_every_command_explains_itself_and_its_options(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*path[1:], "--help"])
+    assert result.exit_code == 0
+    command = dict(commands(get_command(app)))[path]
+    assert (command.help or "").strip().endswith(".")
+    assert all(parameter.help for parameter in command.params)
+
+
+def test_the_exit_codes_are_told() -> None:
+    assert " ".join(CliRunner().invoke(app, ["--help"]).output.split()).endswith(" ".join(EPILOG.split()))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["drift", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    script = (
+        "import json, sys\n"
+        "from cls.cli.main import app\n"
+        "try:\n    app(sys.argv[1:], prog_name='cls')\n"
+        "except SystemExit as end:\n    code = end.code\n"
+        "print(json.dumps([code, sorted({name.partition('.')[0] for name in sys.modules})]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    )
+    code, modules = json.loads(done.stdout.splitlines()[-1])
+    assert not code
+    allowed = {"pydantic"} if len(arguments) > 1 else set()  # typer itself asks it about typed options
+    assert HEAVY.intersection(modules) <= allowed
+
+
+def test_help_answers_in_well_under_half_a_second() -> None:
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "cls.cli.main", "--help"], check=True, capture_output=True)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.5
+
+
+def test_usage_faults_end_with_2() -> None:
+    for arguments in (
+        ["nonsense"],
+        ["jobs", "show", "x"],
+        ["jobs", "list", "--limit", "0"],
+        ["status", "--nonsense"],
+    ):
+        assert CliRunner().invoke(app, arguments).exit_code == 2, arguments
+
+
+@pytest.mark.parametrize("arguments", [["streams"], ["config", "show"]])
+def test_a_pipe_that_closes_early_is_no_fault(arguments: list[str], tmp_path: Any) -> None:
+    path = tmp_path / "cls.toml"
+    path.write_text("")
+    command = [sys.executable, "-m", "cls.cli.main", "--config", str(path), *arguments]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"NO_COLOR": "1"}
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    process.stderr.close()
+    process.wait(10)
+    assert b"Traceback" not in errors

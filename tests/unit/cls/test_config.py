@@ -1,0 +1,370 @@
+"""The configuration: every fault at once with its place, the environment over the file, nothing unknown accepted."""
+
+import re
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from cls.config import Config, ConfigError, SchemaConfig, StreamConfig, load_config
+from cls.config_check import check_config
+from cls.config_faults import line_of
+from cls.config_file import read_document
+from cls.config_template import config_template
+from cls.toml_text import duration_text, parse_duration, toml_value
+
+GOOD = """\
+home = "state"
+
+[streams.flights]
+task = "regression"
+
+[streams.flights.schema]
+numeric = ["distance"]
+categorical = ["carrier"]
+key = "id"
+event_time = "at"
+target = "air_time"
+
+[streams.flights.update]
+cooldown = "90m"
+"""
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in [name for name in os.environ if name.upper().startswith("CLS_")]:
+        monkeypatch.delenv(name)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "cls.toml"
+    path.write_text(text)
+    return path
+
+
+def places(path: Path) -> dict[str, int | None]:
+    return {fault.place: fault.line for fault in check_config(path)}
+
+
+def test_good_file_loads_with_defaults_and_paths_relative_to_it(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD))
+    stream = config.streams["flights"]
+    assert config.home == tmp_path / "state"
+    assert config.database == f"sqlite:///{tmp_path}/state/cls.db"
+    assert config.mlflow == f"sqlite:///{tmp_path}/state/mlflow.db"
+    assert stream.columns.features == ("distance", "carrier")
+    assert stream.update.cooldown == timedelta(minutes=90)
+    assert stream.detect.label_deadline == timedelta(days=3)
+    assert check_config(write(tmp_path, GOOD)) == []
+
+
+def test_config_is_frozen(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD))
+    with pytest.raises(ValidationError, match="frozen"):
+        config.streams["flights"].update.seed = 1  # type: ignore[misc]  # what is tested
+
+
+def test_config_can_be_built_in_python() -> None:
+    columns = SchemaConfig(numeric=("x",), key="k", event_time="t", target="y")
+    config = Config(home=Path("/h"), streams={"s": StreamConfig(task="regression", columns=columns)})
+    assert config.streams["s"].columns.numeric == ("x",)
+
+
+def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
+    text = """\
+databse_url = ""
+[http]
+ingest = "nowhere"
+[stream.flights]
+[streams.flights]
+task = "regresion"
+priority = 3
+[streams.flights.source]
+kind = "file"
+path = "absent.csv"
+[streams.flights.schema]
+numeric = ["a", "y"]
+categorical = "b"
+key = "id"
+target = "y"
+[streams.flights.model]
+name = "tabulr"
+arguments = { hiden = [1], dropout = 2 }
+[streams.flights.update]
+cadnce = "drift"
+every_rows = "5"
+budget_device_seconds_per_day = 0
+cooldown = 5
+recipe = "ewc+reply"
+overrides = { lerning_rate = 1, batch_rows = -1, epochs = "two" }
+schedule = "at noon"
+[streams.Bad]
+task = "regression"
+"""
+    flights = "streams.flights"
+    assert places(write(tmp_path, text)) == {
+        "databse_url": 1,
+        "http.ingest": 3,
+        "stream": 4,
+        f"{flights}.task": 6,
+        f"{flights}.priority": 7,
+        f"{flights}.source.path": 10,
+        f"{flights}.schema.event_time": 11,
+        f"{flights}.schema.categorical": 13,
+        f"{flights}.schema.target": 15,
+        f"{flights}.model.name": 17,
+        f"{flights}.update.cadnce": 20,
+        f"{flights}.update.every_rows": 21,
+        f"{flights}.update.budget_device_seconds_per_day": 22,
+        f"{flights}.update.cooldown": 23,
+        f"{flights}.update.recipe": 24,
+        f"{flights}.update.overrides.lerning_rate": 25,
+        f"{flights}.update.overrides.batch_rows": 25,
+        f"{flights}.update.overrides.epochs": 25,
+        f"{flights}.update.schedule": 26,
+        "streams.Bad": 27,
+        "streams.Bad.schema": 27,
+    }
+
+
+@pytest.mark.parametrize(
+    ("added", "place", "message"),
+    [
+        ("cadnce = 'drift'", "update.cadnce", "did you mean 'cadence'"),
+        ("cadence = 'evry'", "update.cadence", "did you mean 'every'"),
+        ("cadence = 'every'", "update.cadence", "needs every_rows or every"),
+        ("every = '1d'", "update.every", "only for cadence"),
+        ("budget_device_seconds_per_day = 0", "update.budget_device_seconds_per_day", "greater than 0"),
+        ("budget_device_seconds_per_day = nan", "update.budget_device_seconds_per_day", "finite"),
+        ("seed = true", "update.seed", "whole number"),
+        ("latency = '5 parsecs'", "update.latency", "a number with a unit"),
+        ("recipe = 'replai'", "update.recipe", "did you mean 'replay'"),
+        ("overrides = {epochs = -1}", "update.overrides.epochs", "epochs must be"),
+        ("[streams.flights.detect]\nreference_rows = 100", "detect.reference_rows", "reference of 160 rows"),
+        ("[streams.flights.gate]\nfresh_rows = 20", "gate.fresh_rows", "no candidate could ever pass"),
+        ("[streams.flights.source]\nkind = 'file'", "source.path", "missing"),
+        ("[streams.flights.source]\npath = 'x'", "source.path", 'only for kind = "file"'),
+        ("[streams.flights.columns]\nkey = 'x'", "columns", "unknown key"),
+        ("[streams.flights.model]\nname = 'tabulr'", "model.name", "did you mean 'tabular'"),
+        (
+            "[streams.flights.model]\narguments = {dropout = 1.5}",
+            "model.arguments.dropout",
+            "dropout must be",
+        ),
+    ],
+)
+def test_a_fault_names_its_place_and_what_is_right(
+    tmp_path: Path, added: str, place: str, message: str
+) -> None:
+    text = GOOD + added + "\n"
+    (fault,) = check_config(write(tmp_path, text))
+    assert fault.place == f"streams.flights.{place}"
+    assert message in fault.message
+    assert fault.line is not None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "message"),
+    [
+        ('target = "air_time"', 'target = "distance"', "schema.target", "also a feature"),
+        ('key = "id"\n', "", "schema.key", "missing: column that identifies"),
+        ('"carrier"', '"distance"', "schema.categorical", "named 2 times"),
+        ('"regression"', '"classification"', "schema.classes", "two or more"),
+        ('target = "air_time"', 'target = "air_time"\nclasses = ["a"]', "schema.classes", "only for task"),
+        ('target = "air_time"', 'target = "id"', "schema.key", "also the target"),
+    ],
+)
+def test_schema_faults(tmp_path: Path, old: str, new: str, place: str, message: str) -> None:
+    (fault,) = check_config(write(tmp_path, GOOD.replace(old, new)))
+    assert fault.place == f"streams.flights.{place}"
+    assert message in fault.message
+
+
+@pytest.mark.parametrize(
+    ("added", "place"),
+    [
+        ("[worker]\nlease_seconds = 1", "worker.heartbeat_seconds"),
+        ("[http]\nserve = '127.0.0.1:99999'", "http.serve"),
+        ("[http]\nserve = '127.0.0.1:8710'", "http.ingest"),
+        ("[models]\nmine = 'package.module'", "models.mine"),
+        ("[models]\ntabular = 'mine:Model'", "models.tabular"),
+    ],
+)
+def test_faults_of_the_service(tmp_path: Path, added: str, place: str) -> None:
+    assert list(places(write(tmp_path, GOOD + added + "\n"))) == [place]
+
+
+def test_mlflow_may_not_share_the_database(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://h/db"
+    assert list(places(write(tmp_path, f'database_url = "{url}"\nmlflow_uri = "{url}"\n'))) == ["mlflow_uri"]
+
+
+def test_own_model_by_name_is_known(tmp_path: Path) -> None:
+    text = GOOD + "[streams.flights.model]\nname = 'mine'\n[models]\nmine = 'package.module:Model'\n"
+    assert check_config(write(tmp_path, text)) == []
+
+
+def test_load_refuses_with_all_faults(tmp_path: Path) -> None:
+    text = GOOD.replace("cooldown", "cooldwn").replace('"regression"', '"regressio"')
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+    assert {fault.place for fault in caught.value.faults} == {
+        "streams.flights.update.cooldwn",
+        "streams.flights.task",
+    }
+    assert "line 14: streams.flights.update.cooldwn: unknown key; did you mean 'cooldown'?" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("text", ["home = ", "[http", "a = 1\na = 2", "\x00"])
+def test_broken_toml_is_a_fault_with_its_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+    assert caught.value.faults[0].line is not None
+
+
+def test_absent_and_undecodable_files_are_faults(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cls init"):
+        load_config(tmp_path / "absent.toml")
+    (tmp_path / "cls.toml").write_bytes(b"home = '\xff'")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "cls.toml")
+
+
+def test_default_path_is_cls_config_then_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, GOOD)
+    monkeypatch.chdir(tmp_path)
+    assert "flights" in load_config().streams
+    other = tmp_path / "other.toml"
+    other.write_text("")
+    monkeypatch.setenv("CLS_CONFIG", str(other))
+    assert load_config().streams == {}
+
+
+def test_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "CLS_HOME": "/elsewhere",
+        "CLS_DATABASE_URL": "postgresql+psycopg://h/db",
+        "CLS_MLFLOW_URI": "http://h:5000",
+        "CLS__WORKER__SLOTS": "3",
+        "CLS__STREAMS__FLIGHTS__UPDATE__COOLDOWN": "2h",
+        "CLS__STREAMS__FLIGHTS__SCHEMA__NUMERIC": '["a", "b"]',
+        "cls__streams__flights__priority": "high",
+    }.items():
+        monkeypatch.setenv(name, value)
+    config = load_config(write(tmp_path, GOOD))
+    stream = config.streams["flights"]
+    assert (config.home, config.database) == (Path("/elsewhere"), "postgresql+psycopg://h/db")
+    assert (config.mlflow, config.worker.slots) == ("http://h:5000", 3)
+    assert (stream.update.cooldown, stream.priority) == (timedelta(hours=2), "high")
+    assert stream.columns.numeric == ("a", "b")
+
+
+def test_environment_reaches_streams_with_a_hyphen(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.replace("flights", "new-york"))
+    values = read_document(path, {"CLS__STREAMS__NEW_YORK__UPDATE__SEED": "7"}).values
+    assert values["streams"]["new-york"]["update"]["seed"] == 7
+
+
+def test_fault_from_the_environment_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLS__WORKER__SLOTS", "many")
+    monkeypatch.setenv("CLS__HOME__X", "1")
+    faults = {fault.place: fault for fault in check_config(write(tmp_path, GOOD))}
+    assert faults["worker.slots"].line is None
+    assert "CLS__WORKER__SLOTS" in faults["worker.slots"].message
+    assert "no table" in faults["home"].message
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0s", 0),
+        ("30m", 1800),
+        ("6h", 21600),
+        ("3d", 259200),
+        ("1h30m", 5400),
+        ("250ms", 0.25),
+        ("1.5h", 5400),
+        ("2w", 1209600),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "5", "h", "-5m", "5 years", "1h,30m", "999999999999d", 5, 1.5])
+def test_bad_durations(text: object) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+@given(st.integers(0, 10**12))
+def test_duration_text_reads_back(milliseconds: int) -> None:
+    duration = timedelta(milliseconds=milliseconds)
+    assert parse_duration(duration_text(duration)) == duration
+
+
+@given(st.text() | st.integers() | st.booleans() | st.floats(allow_nan=False) | st.lists(st.text()))
+def test_toml_value_reads_back(value: object) -> None:
+    import tomllib
+
+    assert tomllib.loads(f"x = {toml_value(value)}") == {"x": value}
+
+
+def test_lines_are_found_by_key_then_by_table() -> None:
+    text = "a = 1\n\n[t]  # comment\n'b.c' = 2\nd.e = 3\n[t.u]\n\n[[v]]\n"
+    keys = [("a",), ("t",), ("t", "b.c"), ("t", "d", "e"), ("t", "absent"), ("t", "u", "x"), ("v",), ("w",)]
+    assert [line_of(text, key) for key in keys] == [1, 3, 4, 5, 3, 6, 8, None]
+
+
+def test_template_loads_and_equals_the_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path, config_template())
+    assert check_config(path) == []
+    assert load_config(path) == Config(home=tmp_path / ".cls")
+
+
+def test_template_uncommented_is_valid_and_equals_the_defaults(tmp_path: Path) -> None:
+    shown = [line for line in config_template().splitlines() if "unset by default" not in line]
+    text = re.sub(r"(?m)^# (?=[a-z_]+ = |\[)", "", "\n".join(shown))
+    path = write(tmp_path, text)
+    assert check_config(path) == []
+    stream = load_config(path).streams["example"]
+    assert stream == StreamConfig(task="regression", columns=stream.columns)
+
+
+def field_names(model: type[BaseModel]) -> set[str]:
+    names = {field.alias or name for name, field in model.model_fields.items()}
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names |= field_names(field.annotation)
+    return names
+
+
+def test_template_shows_every_field() -> None:
+    template = config_template()
+    names = field_names(Config) | field_names(StreamConfig)
+    assert {
+        name for name in names if not re.search(rf"(?m)^(# )?{name} = |[\[.]{name}[\].]", template)
+    } == set()
+
+
+def test_config_imports_no_heavy_library() -> None:
+    code = (
+        "import sys, cls.config, cls.config_check, cls.config_template, cls.infer\n"
+        "print(sorted({'torch', 'pandas', 'pyarrow', 'numpy', 'mlflow', 'sqlalchemy', 'apscheduler'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

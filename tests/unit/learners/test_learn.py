@@ -1,0 +1,142 @@
+"""The loop against plain training, and against forgetting."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from learners.batches import Batches
+from learners.checkpoint import restore_model
+from learners.evaluate import losses
+from learners.learn import Checkpoint, Training, start
+from learners.models.tabular import TabularNetwork
+from learners.models.tabular_config import TabularConfig
+from learners.recipe import RECIPES, Recipe
+from learners.rows import Rows
+from learners.schema import Schema
+from learners.seeds import INITIAL, seeded
+
+SCHEMA = Schema(("x", "z"))
+CONFIG = TabularConfig(hidden=(32, 32), numeric_embedding="plain")
+PLAIN = Recipe(
+    ewc_lambda=0.0, replay_share=0.0, clip_norm=0.0, average_share=0.0, loss="mse", epochs=2, batch_rows=50
+)
+
+
+def regime(first: int, count: int, centre: float) -> Rows:
+    """Rows around a centre: the function bends between the two regimes, so learning one unlearns the other."""
+    rng = np.random.default_rng(first)
+    x = centre + 0.5 * rng.normal(size=count)
+    z = rng.normal(size=count)
+    return Rows({"x": x, "z": z}, np.abs(x) * 2 + np.sign(x) * z, np.arange(first, first + count))
+
+
+def run(training: Training) -> Checkpoint:
+    while not training.done:
+        training.step()
+    return training.finish()
+
+
+def test_without_penalty_and_replay_it_is_plain_training_to_the_bit() -> None:
+    rows = regime(0, 230, centre=1.0)
+    learned = run(start(None, rows, PLAIN, schema=SCHEMA, config=CONFIG, seed=4))
+
+    with seeded(4, INITIAL):
+        model = TabularNetwork.fit_preprocessing(CONFIG, SCHEMA, rows)
+    inputs, target = model.encode(rows.columns), model.encode_target(rows.target)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PLAIN.learning_rate, weight_decay=0.0, fused=True)
+    batches = Batches(len(rows), np.empty(0), PLAIN, seed=4)
+    for step in range(10):
+        index = torch.from_numpy(batches.at(step))
+        optimizer.zero_grad()
+        out_B = model(*(tensor[index] for tensor in inputs))[:, 0]
+        torch.autograd.backward(functional.mse_loss(out_B, target[index]) / 2)
+        optimizer.step()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(learned.tensors[f"model.{name}"], tensor), name
+
+
+def test_an_epoch_sees_every_new_row_once_and_replay_has_its_share() -> None:
+    batches = Batches(230, np.ones(77), replace(PLAIN, replay_share=0.6, batch_rows=50), seed=1)
+    epochs = [
+        [batches.at(epoch * batches.steps_per_epoch + place) for place in range(batches.steps_per_epoch)]
+        for epoch in range(2)
+    ]
+    for epoch in epochs:
+        drawn = np.concatenate(epoch)
+        assert sorted(drawn[drawn < 230]) == list(range(230))
+        assert drawn.max() < 230 + 77
+        assert (drawn >= 230).mean() == pytest.approx(0.6, abs=0.02)
+        assert max(map(len, epoch)) <= 50
+    assert not np.array_equal(epochs[0][0], epochs[1][0])
+
+
+def test_replay_follows_the_weights() -> None:
+    weights = np.array([0.0, 1.0, 3.0])
+    batches = Batches(100, weights, replace(PLAIN, replay_share=0.9, batch_rows=1000, epochs=20), seed=1)
+    drawn = np.concatenate([batches.at(step) for step in range(batches.steps)])
+    counts = np.bincount(drawn[drawn >= 100] - 100, minlength=3)
+    assert counts[0] == 0
+    assert counts[2] / counts[1] == pytest.approx(3, rel=0.1)
+
+
+def test_ewc_and_replay_forget_less_than_naive_fine_tuning() -> None:
+    old, new = regime(0, 1000, centre=-2.0), regime(1000, 1000, centre=2.0)
+    held_out = regime(9000, 500, centre=-2.0)
+    error = {}
+    for name in ("naive", "ewc", "replay", "ewc+replay"):
+        recipe = replace(RECIPES[name], epochs=20.0, learning_rate=3e-3)
+        parent = run(start(None, old, recipe, schema=SCHEMA, config=CONFIG))
+        child = run(start(parent, new, replace(recipe, epochs=8.0), seed=1))
+        before, after = (losses(restore_model(c), held_out).mean() for c in (parent, child))
+        error[name] = after - before
+        assert losses(restore_model(child), new).mean() < losses(restore_model(parent), new).mean() / 3
+    assert error["naive"] > 0.5  # the regimes do interfere
+    assert error["ewc"] < 0.8 * error["naive"]
+    assert error["replay"] < error["naive"] / 4
+    assert error["ewc+replay"] < error["naive"] / 4
+
+
+def test_early_stopping_keeps_the_best_weights_on_tune_rows() -> None:
+    rng = np.random.default_rng(0)
+    noise = Rows({"x": rng.normal(size=60), "z": rng.normal(size=60)}, rng.normal(size=60), np.arange(60))
+    tune = Rows({"x": rng.normal(size=500), "z": rng.normal(size=500)}, rng.normal(size=500), np.arange(500))
+    recipe = replace(PLAIN, loss="l1", epochs=300, patience=5, learning_rate=0.01)
+    training = start(None, noise, recipe, schema=SCHEMA, config=CONFIG, tune=tune)
+    checkpoint = run(training)
+    assert checkpoint.meta["step"] < training.batches.steps
+    tuned = [point["tune"] for point in checkpoint.meta["curve"]]
+    assert checkpoint.meta["best_loss"] == min(tuned)
+    model = restore_model(checkpoint)
+    scale = float(checkpoint.tensors["model.target_scale"])
+    assert losses(model, tune).mean() / scale == pytest.approx(min(tuned), rel=1e-5)
+
+
+def test_the_average_is_that_of_the_last_iterates() -> None:
+    rows = regime(0, 100, centre=1.0)
+    training = start(None, rows, replace(PLAIN, average_share=0.5), schema=SCHEMA, config=CONFIG)
+    iterates = []
+    while not training.done:
+        training.step()
+        iterates.append(training.parameters["head.bias"].detach().clone())
+    torch.testing.assert_close(
+        training.finish().tensors["model.head.bias"], torch.stack(iterates[len(iterates) // 2 :]).mean(dim=0)
+    )
+
+
+def test_meta_and_spec_are_json() -> None:
+    training = start(None, regime(0, 100, centre=1.0), PLAIN, schema=SCHEMA, config=CONFIG)
+    for checkpoint in (training.snapshot(), run(training)):
+        for document in (checkpoint.meta, checkpoint.spec):
+            assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_training_leaves_the_callers_random_numbers_alone() -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    restore_model(run(start(None, regime(0, 60, centre=1.0), PLAIN, schema=SCHEMA, config=CONFIG)))
+    assert torch.equal(torch.rand(3), expected)
