@@ -182,26 +182,21 @@ class Actor:
     # -- rollouts -----------------------------------------------------------------------------------------------------
 
     def _roll(self, connection: Connection, now: datetime) -> None:
-        states = (RolloutState.WATCHING, RolloutState.WAITING, RolloutState.SHADOW)
-        for state in states:
-            for rollout in version_store.rollouts_in(connection, self.name, state):
-                champion = version_store.champion(connection, self.name)
-                serving = None if champion is None else champion.version
-                self._step(
-                    connection,
-                    rollout,
-                    champion,
-                    next_step(rollout, serving, now, self.settings.rollout),
-                    now,
-                )
+        moving = version_store.rollouts_in(
+            connection, self.name, RolloutState.WATCHING, RolloutState.WAITING, RolloutState.SHADOW
+        )
+        for rollout in sorted(moving, key=lambda rollout: rollout.state != RolloutState.WATCHING):
+            champion = version_store.champion(connection, self.name)
+            serving = None if champion is None else champion.version
+            step = next_step(rollout, serving, now, self.settings.rollout)
+            if step.step != Step.STAY:
+                self._step(connection, rollout, champion, step, now)
 
     def _step(
         self, connection: Connection, rollout: Rollout, champion: Champion | None, step: Next, now: datetime
     ) -> None:
         since = log_store.next_position(connection, self.name, "events")
         match step.step:
-            case Step.STAY:
-                return
             case Step.SHADOW:
                 version_store.move_rollout(
                     connection, rollout, RolloutState.SHADOW, at=now, since=since, reason=step.reason
@@ -361,7 +356,7 @@ class Actor:
             allowance=stream_store.allowance(
                 connection, self.name, now, update.budget_device_seconds_per_day, update.budget_burst_days
             ),
-            cost=queue.last_charge(connection, self.name, JobKind.UPDATE, light=self.settings.rollout.light),
+            price=queue.last_price(connection, self.name),
             episode=episode,
             fault=fault,
             request=request,
@@ -428,6 +423,7 @@ class Actor:
             light=decision.light,
             redeploy=decision.redeploy_version,
             full=decision.full,
+            effort=decision.effort,
         )
         job_id = queue.enqueue(connection, self.name, JobKind.UPDATE, job_input, decision.priority)
         stream_store.note_update(connection, self.name, situation.now)
@@ -463,6 +459,7 @@ class Actor:
         redeploy: int | None = None,
         versions: tuple[int, ...] = (),
         full: bool = False,
+        effort: float = 1.0,
     ) -> JobInput:
         """Freeze everything that a job may depend on."""
         champion = version_store.champion(connection, self.name)
@@ -482,6 +479,7 @@ class Actor:
             effective_at=now + self.settings.update.latency,
             light=light,
             reason=reason,
+            effort=effort,
             episode=episode,
             onset=onset,
             redeploy=redeploy,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,17 +16,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cls.arrow import to_floats
 from cls.config import Config, StreamConfig
-from cls.domain import JobKind, Json
+from cls.domain import JobKind, Json, RolloutState
 from cls.errors import CLSError, Permanent
 from cls.jobs import Bench, NoControl, publish, run
 from cls.models import ModelCache
 from cls.ports import RawBatch
-from cls.recording import read_recording
+from cls.recording import Recording, next_edge, read_recording
 from cls.scorer import Scorer
 from cls.stream import Ports, StreamLoop
 from cls.times import from_us
@@ -168,7 +166,11 @@ class _Simulation:
     ) -> BacktestResult:
         began = time.perf_counter()
         month = ""
-        for now, events, labels in slices(table, self.settings, step):
+        recording = Recording(table, self.settings)
+        now = recording.start
+        while now < recording.end:
+            now = next_edge(now, step, self.waiting())
+            events, labels = recording.until(now)
             self.now = now
             self.source.push("events", events)
             self.source.push("labels", labels)
@@ -196,6 +198,9 @@ class _Simulation:
 
     def work(self) -> bool:
         """Do one job, if there is one."""
+        with reading(self.engine) as connection:
+            if not queue.waiting(connection):
+                return False
         with transaction(self.engine) as connection:
             job = queue.claim(connection, "backtest", LEASE)
         if job is None:
@@ -212,6 +217,12 @@ class _Simulation:
         if job.input.parent is not None:
             self.cpu_seconds += time.process_time() - cpu
         return True
+
+    def waiting(self) -> list[datetime]:
+        """Return when the rollouts that wait for their stream time take effect."""
+        with reading(self.engine) as connection:
+            rollouts = versions.rollouts_in(connection, self.name, RolloutState.WAITING)
+        return [rollout.effective_at for rollout in rollouts]
 
     def summary(self) -> str:
         """Return where the stream is, in a line."""
@@ -279,44 +290,6 @@ def by_month(scored: Prequential) -> dict[str, float]:
     """Return the mean loss by calendar month (UTC)."""
     months = (scored.time_us.astype("datetime64[us]")).astype("datetime64[M]")
     return {str(month): float(scored.loss[months == month].mean()) for month in np.unique(months)}
-
-
-def slices(
-    table: pa.Table, settings: StreamConfig, step: timedelta
-) -> Iterator[tuple[datetime, pa.Table, pa.Table]]:
-    """Cut a recording into (end of slice, its events without target, the labels that land in it), in order."""
-    schema = settings.columns
-    event_us = _microseconds(table, schema.event_time)
-    label_us = _microseconds(table, schema.label_time) if schema.label_time else event_us
-    target = table.column(schema.target)
-    known = np.asarray(pc.is_valid(target))
-    if pa.types.is_floating(target.type):
-        known &= np.isfinite(to_floats(target))
-    event_order = np.argsort(event_us, kind="stable")
-    label_order = np.flatnonzero(known)[np.argsort(label_us[known], kind="stable")]
-    hidden = [schema.target] + ([schema.label_time] if schema.label_time else [])
-    events = table.drop_columns(hidden).take(pa.array(event_order))
-    names = {schema.key: table.column(schema.key), schema.target: target}
-    labels = pa.table(names | {"label_time": pa.array(label_us, pa.timestamp("us", tz="UTC"))})
-    labels = labels.take(pa.array(label_order))
-    event_us, label_us = event_us[event_order], label_us[label_order]
-    width = step // timedelta(microseconds=1)
-    last = max(event_us[-1], label_us[-1] if len(label_us) else event_us[-1])
-    edges = np.arange(event_us[0] // width * width, last + width + 1, width)
-    event_cuts, label_cuts = np.searchsorted(event_us, edges), np.searchsorted(label_us, edges)
-    for i in range(len(edges) - 1):
-        a, b, c, d = event_cuts[i], event_cuts[i + 1], label_cuts[i], label_cuts[i + 1]
-        if a < b or c < d:
-            yield from_us(edges[i + 1]), events.slice(a, b - a), labels.slice(c, d - c)
-
-
-def _microseconds(table: pa.Table, name: str) -> NDArray[np.int64]:
-    column = table.column(name)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        column = pc.cast(column, pa.timestamp("us", tz="UTC"))
-    cast = pc.cast(column, pa.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False)
-    far = np.iinfo(np.int64).max
-    return np.asarray(pc.fill_null(pc.cast(cast, pa.int64()), far).to_numpy(), np.int64)
 
 
 def _update(job: Any) -> Json:

@@ -15,6 +15,7 @@ from cls.domain import Decision, Defer, Episode, EpisodeState, Json, Skip, Updat
 from learners.recipe import RECIPES
 
 PRIORITY = {"critical": 300, "high": 200, "normal": 100, "low": 0}
+LEAST_EFFORT, MOST_EFFORT = 0.5, 3.0  # epochs of a continuous update, as a multiple of the recipe's
 HARM = 1.05  # a champion that loses at most 5% more than when it was accepted is not harmed
 
 
@@ -41,7 +42,9 @@ class Situation:
     on_its_way: bool  # an update job or rollout is live
     assessing: bool  # an assess job is live
     allowance: float  # device-seconds that the budget has left
-    cost: float | None  # device-seconds that the last such update was charged
+    price: (
+        float | None
+    )  # device-seconds per new label at full effort, by the last update; None before the first
     episode: Episode | None
     fault: str | None = None  # what is wrong with the data of the episode's window
     request: Request | None = None
@@ -57,7 +60,7 @@ class Situation:
                 "new_labels",
                 "drifted_labels",
                 "allowance",
-                "cost",
+                "price",
                 "fault",
             )
         }
@@ -107,7 +110,7 @@ def _drifted(situation: Situation, episode: Episode, stream: StreamConfig) -> De
     if episode.assessment is None:
         return Defer("drift; its harm is being assessed", assess=not situation.assessing)
     losses = {int(version): loss for version, loss in episode.assessment["losses"].items()}
-    current = losses[situation.champion] if situation.champion in losses else None
+    current = losses.get(situation.champion or 0)
     if current is None:
         return Defer("drift; its harm is being assessed", assess=not situation.assessing)
     others = {version: loss for version, loss in losses.items() if version != situation.champion}
@@ -132,29 +135,58 @@ def _cadence(situation: Situation, stream: StreamConfig) -> Decision:
             return Skip("the next update is not due")
         return _wait(situation, policy) or _update(stream, "due by the fixed cadence")
     if policy.cadence == "continuous":
-        if situation.new_labels < policy.min_rows:
-            return Skip("the next update is not due")
-        return _wait(situation, policy) or _update(stream, "new labels, and the budget allows it")
+        return _continuous(situation, stream)
     return Skip("no drift")
+
+
+def _continuous(situation: Situation, stream: StreamConfig) -> Decision:
+    """Update as often as there are labels enough, each time with the effort that the budget allows by then."""
+    policy = stream.update
+    if situation.new_labels < policy.min_rows:
+        return Skip("the next update is not due")
+    cost = _cost(situation)
+    effort = MOST_EFFORT if cost == 0 else min(situation.allowance / cost, MOST_EFFORT)
+    if effort < LEAST_EFFORT:
+        return _too_dear(situation, policy, LEAST_EFFORT) or Skip("the next update is not due")
+    wait = _cooling(situation, policy)
+    return wait or _update(stream, "new labels, and the budget allows it", effort=effort if cost else 1.0)
 
 
 def _wait(situation: Situation, policy: UpdateConfig) -> Defer | None:
     """Return why an update that is wanted must wait."""
+    return _cooling(situation, policy) or _too_dear(situation, policy)
+
+
+def _cooling(situation: Situation, policy: UpdateConfig) -> Defer | None:
     last = situation.last_update
     if last is not None and situation.now - last < policy.cooldown:
         return Defer("an update is wanted; the cool-down runs", until=last + policy.cooldown)
-    return _too_dear(situation, policy)
+    return None
 
 
-def _too_dear(situation: Situation, policy: UpdateConfig) -> Defer | None:
-    cost = situation.cost or 0.0
+def _cost(situation: Situation) -> float:
+    """Return the device-seconds that learning all new labels is expected to take at full effort; 0 when nobody knows yet."""
+    return (situation.price or 0.0) * situation.new_labels
+
+
+def _too_dear(situation: Situation, policy: UpdateConfig, effort: float = 1.0) -> Defer | None:
+    cost = _cost(situation) * effort
     if situation.allowance >= max(cost, 1e-9):
         return None
     days = (cost - situation.allowance) / policy.budget_device_seconds_per_day
     return Defer("an update is wanted; the budget is spent", until=situation.now + timedelta(days=days))
 
 
-def _update(stream: StreamConfig, reason: str, *, recipe: str | None = None, full: bool = False) -> Update:
+def _update(
+    stream: StreamConfig, reason: str, *, recipe: str | None = None, full: bool = False, effort: float = 1.0
+) -> Update:
     strategy = recipe or stream.update.recipe
     full = full or (strategy in RECIPES and RECIPES[strategy].fresh)
-    return Update(strategy, reason, stream.rollout.light and not full, PRIORITY[stream.priority], full=full)
+    return Update(
+        strategy,
+        reason,
+        stream.rollout.light and not full,
+        PRIORITY[stream.priority],
+        full=full,
+        effort=effort,
+    )

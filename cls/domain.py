@@ -158,6 +158,7 @@ class Update:
     priority: int
     redeploy_version: int | None = None
     full: bool = False  # from all labelled history instead of what is new
+    effort: float = 1.0  # epochs, as a multiple of the recipe's
 
 
 Decision = Skip | Defer | Update
@@ -196,6 +197,7 @@ class JobInput:
     effective_at: datetime  # stream time from which the result may serve
     light: bool
     reason: str
+    effort: float = 1.0  # epochs, as a multiple of the recipe's
     episode: int | None = None
     onset: int | None = None  # event position
     redeploy: int | None = None
@@ -221,7 +223,7 @@ class Job:
 class GateVerdict(StrEnum):
     """The gate's three answers."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - no password
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
 

@@ -245,7 +245,7 @@ def _number(table: pa.Table, name: str, faults: _Faults, what: str) -> NDArray[n
         values = np.full(table.num_rows, np.nan)
         faults.add(np.asarray(column.is_valid()), f"{what} is not a number but {column.type}")
     faults.add(np.isinf(values), f"{what} is infinite")
-    return values
+    return np.asarray(values, np.float64)
 
 
 def _category(table: pa.Table, name: str) -> Column:
@@ -284,7 +284,7 @@ def _times(table: pa.Table, name: str, faults: _Faults, latest_us: int) -> NDArr
     values[(values < EARLIEST_US) | (values > LATEST_US)] = _NO_TIME  # no calendar has them
     faults.add(values == _NO_TIME, f"{name!r} is not a time (ISO 8601, timestamp or epoch seconds)")
     faults.add(values > latest_us, f"{name!r} lies in the future")
-    return values
+    return np.asarray(values, np.float64)
 
 
 def _targets(table: pa.Table, stream: StreamConfig, faults: _Faults) -> NDArray[np.float64]:

@@ -68,8 +68,10 @@ class Scorer:
             token = position(connection, self._stream, "score")
             start = int(token or 0)
             stop = min(next_position(connection, self._stream, "events"), start + self._batch_rows)
+            if stop <= start:
+                return 0
             plan = self._plan(connection, start)
-        if stop <= start or not any(stretch.version for stretch in plan):
+        if not any(stretch.version for stretch in plan):
             return 0
         events = self._log.events(self._stream, start, stop)
         scores = score_events(events, plan, self._model(plan))

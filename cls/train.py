@@ -39,6 +39,7 @@ def recipe_of(job: JobInput, stream: StreamConfig) -> Recipe:
     recipe = replace(RECIPES[job.strategy], **stream.update.overrides)
     if job.parent is None:
         recipe = replace(recipe, **stream.update.bootstrap_overrides)
+    recipe = replace(recipe, epochs=recipe.epochs * job.effort)
     return replace(recipe, fresh=True) if job.label_from == 0 else recipe
 
 

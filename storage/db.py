@@ -121,7 +121,8 @@ def database_now(connection: Connection) -> ColumnElement[Any]:
 
 def read_clock(connection: Connection) -> datetime:
     """Return the database's time."""
-    return connection.execute(select(database_now(connection))).scalar_one()
+    now: datetime = connection.execute(select(database_now(connection))).scalar_one()
+    return now
 
 
 def wall_clock() -> datetime:

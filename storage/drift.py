@@ -6,17 +6,45 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Insert, Row, bindparam, delete, insert, select, update
 
 from cls.domain import Episode, EpisodeState, Json, Verdict, Window
 from storage.db import upsert
-from storage.tables import episodes, open_windows, verdicts
+from storage.statements import add_row, per_dialect
+from storage.tables import episode_is_live, episodes, open_windows, verdicts
+
+_WINDOW = select(open_windows).where(open_windows.c.stream == bindparam("stream"))
+_DROP_WINDOW = delete(open_windows).where(open_windows.c.stream == bindparam("stream"))
+_ADD_VERDICT = insert(verdicts)
+_RECENT_NATS = (  # walks the unique index of verdicts backwards
+    select(verdicts.c.start, verdicts.c.nats)
+    .where(
+        verdicts.c.stream == bindparam("stream"),
+        verdicts.c.detector == "kl",
+        verdicts.c.promotion == bindparam("promotion"),
+    )
+    .order_by(verdicts.c.start.desc())
+    .limit(bindparam("limit"))
+)
+_ADD_EPISODE = insert(episodes)
+_LIVE_EPISODE = select(episodes).where(
+    episodes.c.stream == bindparam("stream"),
+    episode_is_live,
+)
+
+
+@per_dialect
+def _keep_window(connection: Connection) -> Insert:
+    statement = upsert(connection, open_windows)
+    changed = {
+        column.name: statement.excluded[column.name] for column in open_windows.c if not column.primary_key
+    }
+    return statement.on_conflict_do_update(index_elements=["stream", "partition"], set_=changed)
 
 
 def read_window(connection: Connection, stream: str) -> Window | None:
     """Return the window that is being filled, with the promotion whose reference it was begun against."""
-    query = select(open_windows).where(open_windows.c.stream == stream)
-    row = connection.execute(query).first()
+    row = connection.execute(_WINDOW, {"stream": stream}).first()
     if row is None:
         return None
     return Window(
@@ -33,6 +61,8 @@ def read_window(connection: Connection, stream: str) -> Window | None:
 def keep_window(connection: Connection, stream: str, promotion: int, window: Window) -> None:
     """Keep the window that is being filled."""
     values = {
+        "stream": stream,
+        "partition": 0,
         "promotion": promotion,
         "start": window.start,
         "stop": window.stop,
@@ -41,21 +71,20 @@ def keep_window(connection: Connection, stream: str, promotion: int, window: Win
         "counts": window.counts.astype("<i8").tobytes(),
         "baseline_counts": window.baseline_counts.astype("<i8").tobytes(),
     }
-    statement = upsert(connection, open_windows).values(stream=stream, partition=0, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=["stream", "partition"], set_=values))
+    connection.execute(_keep_window(connection), values)
 
 
 def drop_window(connection: Connection, stream: str) -> None:
     """Forget the open window: it closed exactly at the end of a batch."""
-    connection.execute(delete(open_windows).where(open_windows.c.stream == stream))
+    connection.execute(_DROP_WINDOW, {"stream": stream})
 
 
 def add_verdict(connection: Connection, stream: str, promotion: int, verdict: Verdict) -> int:
     """Keep a verdict, unique by detector, window and reference; returns its id."""
-    values = {name: getattr(verdict, name) for name in Verdict.__dataclass_fields__}
+    values = {"stream": stream, "promotion": promotion}
+    values |= {name: getattr(verdict, name) for name in Verdict.__dataclass_fields__}
     values["drift"] = None if verdict.drift is None else verdict.drift.to_json()
-    statement = insert(verdicts).values(stream=stream, promotion=promotion, **values)
-    return int(connection.execute(statement).inserted_primary_key[0])
+    return add_row(connection, _ADD_VERDICT, values)
 
 
 def list_verdicts(
@@ -77,32 +106,26 @@ def show_verdict(connection: Connection, verdict_id: int) -> Row[Any] | None:
 
 def recent_nats(connection: Connection, stream: str, promotion: int, limit: int) -> list[tuple[int, float]]:
     """Return (first position, nats) of the last KL windows since a promotion, in order."""
-    query = (
-        select(verdicts.c.start, verdicts.c.nats)
-        .where(verdicts.c.stream == stream, verdicts.c.detector == "kl", verdicts.c.promotion == promotion)
-        .order_by(verdicts.c.id.desc())
-        .limit(limit)
-    )
-    return [(int(start), float(nats)) for start, nats in connection.execute(query)][::-1]
+    found = connection.execute(_RECENT_NATS, {"stream": stream, "promotion": promotion, "limit": limit})
+    return [(int(start), float(nats)) for start, nats in found][::-1]
 
 
 def open_episode(connection: Connection, stream: str, verdict_id: int, verdict: Verdict, at: datetime) -> int:
     """Begin an episode; a partial unique index holds that no other is live."""
-    statement = insert(episodes).values(
-        stream=stream,
-        state=EpisodeState.OPEN,
-        detector=verdict.detector,
-        onset=verdict.onset,
-        opened_at=at,
-        verdict_id=verdict_id,
-    )
-    return int(connection.execute(statement).inserted_primary_key[0])
+    row = {
+        "stream": stream,
+        "state": EpisodeState.OPEN,
+        "detector": verdict.detector,
+        "onset": verdict.onset,
+        "opened_at": at,
+        "verdict_id": verdict_id,
+    }
+    return add_row(connection, _ADD_EPISODE, row)
 
 
 def live_episode(connection: Connection, stream: str) -> Episode | None:
     """Return the stream's episode that is open or decided."""
-    query = select(episodes).where(episodes.c.stream == stream, episodes.c.state != EpisodeState.CLOSED)
-    row = connection.execute(query).first()
+    row = connection.execute(_LIVE_EPISODE, {"stream": stream}).first()
     if row is None:
         return None
     return Episode(

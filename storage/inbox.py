@@ -16,15 +16,30 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 
 import pyarrow as pa
-from sqlalchemy import Connection, Engine, delete, func, select, text
+from sqlalchemy import Connection, Engine, Insert, bindparam, delete, func, select, text
 
 from cls.errors import CLSError, Corrupt, Unavailable
 from cls.ports import RawBatch
 from storage.db import database_now, reading, transaction, upsert
 from storage.segments import digest, write_synced
+from storage.statements import per_dialect
 from storage.tables import inbox
 
 _LOCK = 7_401_001  # PostgreSQL: ids must become visible in order
+
+_SERIAL = text("SELECT pg_advisory_xact_lock(:key)")
+_AFTER = (inbox.c.stream == bindparam("stream"), inbox.c.id > bindparam("after"))
+_NEXT = select(inbox).where(*_AFTER).order_by(inbox.c.id).limit(1)
+_WAITING = select(func.count()).select_from(inbox).where(*_AFTER)
+_LAST_SEQUENCE = select(func.max(inbox.c.sequence)).where(
+    inbox.c.stream == bindparam("stream"), inbox.c.producer == bindparam("producer")
+)
+
+
+@per_dialect
+def _take(connection: Connection) -> Insert:
+    statement = upsert(connection, inbox).values(received_at=database_now(connection))
+    return statement.on_conflict_do_nothing(index_elements=["stream", "producer", "sequence"])
 
 
 @dataclass(frozen=True)
@@ -123,15 +138,10 @@ class Inbox:
 def record(connection: Connection, items: Sequence[Item]) -> list[Receipt]:
     """Insert rows in order, those already known excepted."""
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        connection.execute(_SERIAL, {"key": _LOCK})
     receipts = []
     for item in items:
-        statement = (
-            upsert(connection, inbox)
-            .values(**item.__dict__, received_at=database_now(connection))
-            .on_conflict_do_nothing(index_elements=["stream", "producer", "sequence"])
-        )
-        duplicate = connection.execute(statement).rowcount == 0
+        duplicate = connection.execute(_take(connection), dict(item.__dict__)).rowcount == 0
         receipts.append(Receipt(item.sequence, item.rows, duplicate))
     return receipts
 
@@ -147,14 +157,8 @@ class InboxSource:
     def read(self, token: str) -> RawBatch | None:
         """Return the request after row id `token` (empty: from the start), or None."""
         after = int(token or 0)
-        query = (
-            select(inbox)
-            .where(inbox.c.stream == self._stream, inbox.c.id > after)
-            .order_by(inbox.c.id)
-            .limit(1)
-        )
         with reading(self._engine) as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(_NEXT, {"stream": self._stream, "after": after}).first()
         if row is None:
             return None
         data = (self._root / row.path).read_bytes()
@@ -167,16 +171,12 @@ class InboxSource:
 
 def last_sequence(connection: Connection, stream: str, producer: str) -> int | None:
     """Return the highest sequence a producer has had acknowledged, so that it can go on after a restart."""
-    query = select(func.max(inbox.c.sequence)).where(inbox.c.stream == stream, inbox.c.producer == producer)
-    return connection.execute(query).scalar()
+    return connection.execute(_LAST_SEQUENCE, {"stream": stream, "producer": producer}).scalar()
 
 
 def waiting(connection: Connection, stream: str, token: str) -> int:
     """Count the requests that ingest has not read yet."""
-    query = (
-        select(func.count()).select_from(inbox).where(inbox.c.stream == stream, inbox.c.id > int(token or 0))
-    )
-    return int(connection.execute(query).scalar_one())
+    return int(connection.execute(_WAITING, {"stream": stream, "after": int(token or 0)}).scalar_one())
 
 
 def forget_files(engine: Engine, root: Path, stream: str, token: str) -> int:

@@ -7,12 +7,104 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Insert,
+    Row,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from storage.db import upsert
-from storage.tables import event_keys, pending_labels, score_panes
+from storage.statements import per_dialect
+from storage.tables import event_keys, pane_is_open, pending_labels, score_panes
 
 _CHUNK = 5_000
+
+_FIND_KEYS = select(event_keys.c.key, event_keys.c.position, event_keys.c.labelled).where(
+    event_keys.c.stream == bindparam("stream"), event_keys.c.key.in_(bindparam("keys", expanding=True))
+)
+_ADD_KEYS = insert(event_keys)
+_MARK_LABELLED = (
+    update(event_keys)
+    .where(
+        event_keys.c.stream == bindparam("of_stream"), event_keys.c.key.in_(bindparam("keys", expanding=True))
+    )
+    .values(labelled=True)
+)
+_FORGET_KEYS = delete(event_keys).where(
+    event_keys.c.stream == bindparam("stream"), event_keys.c.position < bindparam("before")
+)
+
+_KEEP_PENDING = insert(pending_labels)
+_LANDED = (
+    select(
+        pending_labels.c.id,
+        pending_labels.c.key,
+        pending_labels.c.value,
+        pending_labels.c.time,
+        event_keys.c.position,
+        event_keys.c.labelled,
+    )
+    .join(
+        event_keys,
+        (event_keys.c.stream == pending_labels.c.stream) & (event_keys.c.key == pending_labels.c.key),
+    )
+    .where(pending_labels.c.stream == bindparam("stream"), pending_labels.c.time <= bindparam("now"))
+    .order_by(pending_labels.c.time, pending_labels.c.id)
+)
+_DROP_PENDING = delete(pending_labels).where(pending_labels.c.id.in_(bindparam("ids", expanding=True)))
+_PAST = (pending_labels.c.stream == bindparam("stream"), pending_labels.c.expires < bindparam("now"))
+_EXPIRED = select(pending_labels).where(*_PAST).order_by(pending_labels.c.id)
+_DROP_EXPIRED = delete(pending_labels).where(*_PAST)
+
+_PANES = (score_panes.c.stream == bindparam("stream"), score_panes.c.promotion == bindparam("promotion"))
+_OPEN_PANES = (
+    select(
+        score_panes.c.pane,
+        score_panes.c.rows,
+        score_panes.c.labelled,
+        score_panes.c.loss,
+        score_panes.c.time_to,
+    )
+    .where(*_PANES, pane_is_open)
+    .order_by(score_panes.c.pane)
+)
+_CLOSE_PANE = (
+    update(score_panes)
+    .where(
+        score_panes.c.stream == bindparam("of_stream"),
+        score_panes.c.promotion == bindparam("of_promotion"),
+        score_panes.c.pane == bindparam("of_pane"),
+    )
+    .values(state=bindparam("to"))
+)
+_PANE_SERIES = (
+    select(score_panes.c.pane, score_panes.c.loss / score_panes.c.labelled)
+    .where(*_PANES, score_panes.c.state == "covered")
+    .order_by(score_panes.c.pane.desc())
+    .limit(bindparam("limit"))
+)
+
+
+@per_dialect
+def _add_to_panes(connection: Connection) -> Insert:
+    statement = upsert(connection, score_panes)
+    new = statement.excluded
+    greatest = func.max if connection.dialect.name == "sqlite" else func.greatest
+    return statement.on_conflict_do_update(
+        index_elements=["stream", "promotion", "pane"],
+        set_={
+            "labelled": score_panes.c.labelled + new.labelled,
+            "loss": score_panes.c.loss + new.loss,
+            "time_to": greatest(score_panes.c.time_to, new.time_to),
+        },
+        where=score_panes.c.state == "open",
+    )
 
 
 def _chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -24,10 +116,7 @@ def find_keys(connection: Connection, stream: str, keys: Sequence[str]) -> dict[
     """Return (event position, already labelled) by key, for the keys that have an event."""
     found: dict[str, tuple[int, bool]] = {}
     for chunk in _chunks(keys):
-        query = select(event_keys.c.key, event_keys.c.position, event_keys.c.labelled).where(
-            event_keys.c.stream == stream, event_keys.c.key.in_(chunk)
-        )
-        for key, position, labelled in connection.execute(query):
+        for key, position, labelled in connection.execute(_FIND_KEYS, {"stream": stream, "keys": chunk}):
             found[key] = (position, labelled)
     return found
 
@@ -38,24 +127,18 @@ def add_keys(connection: Connection, stream: str, keys: Sequence[str], start: in
         {"stream": stream, "key": key, "position": start + i, "labelled": False} for i, key in enumerate(keys)
     ]
     if rows:
-        connection.execute(insert(event_keys), rows)
+        connection.execute(_ADD_KEYS, rows)
 
 
 def mark_labelled(connection: Connection, stream: str, keys: Sequence[str]) -> None:
     """Note that events have their label: a second one is a duplicate."""
     for chunk in _chunks(keys):
-        connection.execute(
-            update(event_keys)
-            .where(event_keys.c.stream == stream, event_keys.c.key.in_(chunk))
-            .values(labelled=True)
-        )
+        connection.execute(_MARK_LABELLED, {"of_stream": stream, "keys": chunk})
 
 
 def forget_keys(connection: Connection, stream: str, before_position: int) -> None:
     """Drop the keys of events so old that no label is awaited and no duplicate expected."""
-    connection.execute(
-        delete(event_keys).where(event_keys.c.stream == stream, event_keys.c.position < before_position)
-    )
+    connection.execute(_FORGET_KEYS, {"stream": stream, "before": before_position})
 
 
 def keep_pending(
@@ -64,34 +147,28 @@ def keep_pending(
     """Keep labels whose event has not come: (key, value, time, expiry)."""
     if rows:
         connection.execute(
-            insert(pending_labels),
+            _KEEP_PENDING,
             [{"stream": stream, "key": k, "value": v, "time": t, "expires": e} for k, v, t, e in rows],
         )
 
 
 def take_landed(connection: Connection, stream: str, now: datetime) -> list[Row[Any]]:
-    """Remove and return the kept labels that have landed by a stream time and whose event is there: (id, key, value, time, position, labelled), in the order in which they landed."""
-    query = (
-        select(pending_labels, event_keys.c.position, event_keys.c.labelled)
-        .join(
-            event_keys,
-            (event_keys.c.stream == pending_labels.c.stream) & (event_keys.c.key == pending_labels.c.key),
-        )
-        .where(pending_labels.c.stream == stream, pending_labels.c.time <= now)
-        .order_by(pending_labels.c.time, pending_labels.c.id)
-    )
-    landed = list(connection.execute(query))
+    """Remove and return the kept labels that have landed by a stream time and whose event is there.
+
+    Each is (id, key, value, time, position, labelled), in the order in which they landed.
+    """
+    landed: list[Row[Any]] = list(connection.execute(_LANDED, {"stream": stream, "now": now}))
     for chunk in _chunks([row.id for row in landed]):
-        connection.execute(delete(pending_labels).where(pending_labels.c.id.in_(chunk)))
+        connection.execute(_DROP_PENDING, {"ids": chunk})
     return landed
 
 
 def expire_pending(connection: Connection, stream: str, now: datetime) -> list[Row[Any]]:
     """Remove and return the labels that waited too long."""
-    where = (pending_labels.c.stream == stream, pending_labels.c.expires < now)
-    expired = list(connection.execute(select(pending_labels).where(*where).order_by(pending_labels.c.id)))
+    past = {"stream": stream, "now": now}
+    expired = list(connection.execute(_EXPIRED, past))
     if expired:
-        connection.execute(delete(pending_labels).where(*where))
+        connection.execute(_DROP_EXPIRED, past)
     return expired
 
 
@@ -109,26 +186,9 @@ def add_to_panes(
     connection: Connection, stream: str, promotion: int, rows: int, gains: Sequence[PaneGain]
 ) -> None:
     """Add labelled rows to panes of `rows` events each, counted from a promotion; a pane already closed is left as it was."""
-    for gain in gains:
-        statement = upsert(connection, score_panes).values(
-            stream=stream, promotion=promotion, rows=rows, state="open", **gain.__dict__
-        )
-        latest = statement.excluded.time_to
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["stream", "promotion", "pane"],
-                set_={
-                    "labelled": score_panes.c.labelled + gain.labelled,
-                    "loss": score_panes.c.loss + gain.loss,
-                    "time_to": _greatest(connection, score_panes.c.time_to, latest),
-                },
-                where=score_panes.c.state == "open",
-            )
-        )
-
-
-def _greatest(connection: Connection, one: Any, other: Any) -> Any:
-    return func.max(one, other) if connection.dialect.name == "sqlite" else func.greatest(one, other)
+    if gains:
+        fresh = {"stream": stream, "promotion": promotion, "rows": rows, "state": "open"}
+        connection.execute(_add_to_panes(connection), [fresh | gain.__dict__ for gain in gains])
 
 
 def close_panes(
@@ -139,29 +199,13 @@ def close_panes(
     A pane closes covered once `coverage` of its rows are labelled, uncovered once its latest event lies before `deadline`; an open
     pane holds back those behind it, so that the series is in order and never compares half-covered with covered panes.
     """
-    query = (
-        select(score_panes)
-        .where(
-            score_panes.c.stream == stream,
-            score_panes.c.promotion == promotion,
-            score_panes.c.state == "open",
-        )
-        .order_by(score_panes.c.pane)
-    )
     closed = []
-    for row in connection.execute(query).all():
+    for row in connection.execute(_OPEN_PANES, {"stream": stream, "promotion": promotion}).all():
         covered = row.labelled >= coverage * row.rows
         if not covered and row.time_to >= deadline:
             break
-        connection.execute(
-            update(score_panes)
-            .where(
-                score_panes.c.stream == stream,
-                score_panes.c.promotion == promotion,
-                score_panes.c.pane == row.pane,
-            )
-            .values(state="covered" if covered else "uncovered")
-        )
+        pane = {"of_stream": stream, "of_promotion": promotion, "of_pane": row.pane}
+        connection.execute(_CLOSE_PANE, pane | {"to": "covered" if covered else "uncovered"})
         if covered:
             closed.append((int(row.pane), row.loss / row.labelled))
     return closed
@@ -169,11 +213,5 @@ def close_panes(
 
 def pane_series(connection: Connection, stream: str, promotion: int, limit: int) -> list[tuple[int, float]]:
     """Return the last covered panes since a promotion as (pane, mean loss), in order."""
-    query = (
-        select(score_panes.c.pane, score_panes.c.loss / score_panes.c.labelled)
-        .where(score_panes.c.stream == stream, score_panes.c.promotion == promotion)
-        .where(score_panes.c.state == "covered")
-        .order_by(score_panes.c.pane.desc())
-        .limit(limit)
-    )
-    return [(int(pane), float(loss)) for pane, loss in connection.execute(query)][::-1]
+    found = connection.execute(_PANE_SERIES, {"stream": stream, "promotion": promotion, "limit": limit})
+    return [(int(pane), float(loss)) for pane, loss in found][::-1]

@@ -8,7 +8,7 @@ then, in the caller's transaction, the manifest row that makes it exist.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, Engine, bindparam, func, insert, select
 
 from cls.arrow import from_columns, to_columns, to_floats
 from cls.domain import Batch, Labelled
@@ -46,6 +46,30 @@ class Segment:
     max_position: int | None
     time_from: datetime | None
     time_to: datetime | None
+
+
+_COLUMNS = tuple(segments.c[name] for name in Segment.__dataclass_fields__)
+_MINE = (
+    segments.c.stream == bindparam("stream"),
+    segments.c.kind == bindparam("kind"),
+    segments.c.partition == PARTITION,
+)
+_RECORD = insert(segments)
+_NEXT = select(segments.c.stop).where(*_MINE).order_by(segments.c.start.desc()).limit(1)
+_AT = select(*_COLUMNS).where(*_MINE, segments.c.start == bindparam("start"))
+_FIRST = (
+    select(func.max(segments.c.start)).where(*_MINE, segments.c.start <= bindparam("start")).scalar_subquery()
+)
+_OVERLAPPING = (  # those that share positions with [start, stop)
+    select(*_COLUMNS)
+    .where(
+        *_MINE,
+        segments.c.start >= func.coalesce(_FIRST, 0),
+        segments.c.start < bindparam("stop"),
+        segments.c.stop > bindparam("start"),
+    )
+    .order_by(segments.c.start)
+)
 
 
 def write_events(store: SegmentStore, stream: str, start: int, batch: Batch) -> Segment:
@@ -109,27 +133,17 @@ def _write(
 
 def record_segment(connection: Connection, segment: Segment) -> None:
     """Make a written segment exist, in the caller's transaction."""
-    connection.execute(insert(segments).values(partition=PARTITION, **segment.__dict__))
+    connection.execute(_RECORD, {"partition": PARTITION, **segment.__dict__})
 
 
 def next_position(connection: Connection, stream: str, kind: str) -> int:
     """Return one past the last position of a kind."""
-    query = (
-        select(segments.c.stop)
-        .where(segments.c.stream == stream, segments.c.kind == kind, segments.c.partition == PARTITION)
-        .order_by(segments.c.start.desc())
-        .limit(1)
-    )
-    return int(connection.execute(query).scalar() or 0)
+    return int(connection.execute(_NEXT, {"stream": stream, "kind": kind}).scalar() or 0)
 
 
 def segment_at(connection: Connection, stream: str, kind: str, start: int) -> Segment | None:
     """Return the segment that begins at a position."""
-    columns = [segments.c[name] for name in Segment.__dataclass_fields__]
-    query = select(*columns).where(
-        segments.c.stream == stream, segments.c.kind == kind, segments.c.start == start
-    )
-    row = connection.execute(query).first()
+    row = connection.execute(_AT, {"stream": stream, "kind": kind, "start": start}).first()
     return None if row is None else Segment(*row)
 
 
@@ -152,7 +166,7 @@ class Log:
         self,
         engine: Engine,
         store: SegmentStore,
-        features: dict[str, Sequence[str]],
+        features: Mapping[str, Sequence[str]],
         cache_rows: int = 400_000,
     ) -> None:
         self._engine = engine
@@ -207,17 +221,9 @@ class Log:
         return _labelled(_join(parts).take(back), position, value)
 
     def _manifest(self, stream: str, kind: str, start: int, stop: int) -> list[Segment]:
-        columns = [segments.c[name] for name in Segment.__dataclass_fields__]
-        mine = (segments.c.stream == stream, segments.c.kind == kind, segments.c.partition == PARTITION)
-        first = select(func.max(segments.c.start)).where(*mine, segments.c.start <= start).scalar_subquery()
-        query = (
-            select(*columns)
-            .where(*mine, segments.c.start >= func.coalesce(first, 0), segments.c.start < stop)
-            .where(segments.c.stop > start)
-            .order_by(segments.c.start)
-        )
+        wanted = {"stream": stream, "kind": kind, "start": start, "stop": stop}
         with reading(self._engine) as connection:
-            return [Segment(*row) for row in connection.execute(query)]
+            return [Segment(*row) for row in connection.execute(_OVERLAPPING, wanted)]
 
     def _decoded(self, segment: Segment) -> Any:
         with self._lock:

@@ -5,28 +5,35 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Insert, Row, func, insert, select, update
 
 from cls.domain import Json
 from storage.db import database_now, read_clock
+from storage.statements import per_dialect
 from storage.tables import outbox
 
 BACKOFF_LIMIT = timedelta(minutes=5)
 
+_WAITING = outbox.c.done_at.is_(None)
+_OLDEST = select(outbox).where(_WAITING).order_by(outbox.c.id).limit(1)
+_COUNT = select(func.count()).select_from(outbox).where(_WAITING)
+_LAST_ERROR = select(outbox.c.error).where(_WAITING).order_by(outbox.c.id).limit(1)
+
+
+@per_dialect
+def _post(connection: Connection) -> Insert:
+    now = database_now(connection)
+    return insert(outbox).values(created_at=now, next_at=now)
+
 
 def post(connection: Connection, stream: str, kind: str, payload: Json) -> None:
     """Add a message: "job" (a run), "version" or "aliases"."""
-    now = database_now(connection)
-    connection.execute(
-        insert(outbox).values(stream=stream, kind=kind, payload=payload, created_at=now, next_at=now)
-    )
+    connection.execute(_post(connection), {"stream": stream, "kind": kind, "payload": payload})
 
 
 def next_message(connection: Connection) -> Row[Any] | None:
     """Return the oldest undelivered message if its time has come; a failing one holds back those behind it."""
-    row = connection.execute(
-        select(outbox).where(outbox.c.done_at.is_(None)).order_by(outbox.c.id).limit(1)
-    ).first()
+    row = connection.execute(_OLDEST).first()
     return row if row is not None and row.next_at <= read_clock(connection) else None
 
 
@@ -47,11 +54,9 @@ def postponed(connection: Connection, message_id: int, attempts: int, error: str
 
 def undelivered(connection: Connection) -> int:
     """Count what is waiting."""
-    query = select(func.count()).select_from(outbox).where(outbox.c.done_at.is_(None))
-    return int(connection.execute(query).scalar_one())
+    return int(connection.execute(_COUNT).scalar_one())
 
 
 def last_error(connection: Connection) -> str | None:
     """Return why the first waiting message could not be delivered."""
-    query = select(outbox.c.error).where(outbox.c.done_at.is_(None)).order_by(outbox.c.id).limit(1)
-    return connection.execute(query).scalar()
+    return connection.execute(_LAST_ERROR).scalar()

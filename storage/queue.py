@@ -16,18 +16,91 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Row, case, func, insert, or_, select, type_coerce, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Insert,
+    Row,
+    Update,
+    bindparam,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    type_coerce,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from cls.domain import Job, JobInput, JobKind, JobState, Json
 from cls.errors import LeaseLost, NotFound, Refused
 from cls.times import MICROSECOND, from_us, to_us
 from storage.db import database_now, read_clock
-from storage.tables import jobs
+from storage.statements import add_row, per_dialect
+from storage.tables import Instant, job_is_live, job_is_unhandled, jobs
 
 LIVE = (JobState.QUEUED, JobState.RUNNING)
 AGEING = timedelta(minutes=10)  # a job gains one priority step per this much waiting, so that none starves
 BACKOFF_LIMIT = timedelta(minutes=10)
+
+_OF_STREAM = jobs.c.stream == bindparam("stream")
+_JOB = select(jobs).where(jobs.c.id == bindparam("id"))
+_LIVE_JOB = select(jobs).where(_OF_STREAM, jobs.c.kind == bindparam("kind"), job_is_live)
+_UNHANDLED = select(jobs).where(_OF_STREAM, ~job_is_live, job_is_unhandled).order_by(jobs.c.id)
+_MARK_HANDLED = update(jobs).where(jobs.c.id == bindparam("of_id")).values(handled=True)
+_SPENT = select(func.sum(jobs.c.charged_seconds)).where(_OF_STREAM, jobs.c.decided_at > bindparam("since"))
+_CHARGES = (  # of the last finished updates
+    select(jobs.c.charged_seconds, jobs.c.input)
+    .where(_OF_STREAM, jobs.c.kind == JobKind.UPDATE, jobs.c.state == JobState.SUCCEEDED)
+    .order_by(jobs.c.id.desc())
+    .limit(5)
+)
+_WAITING = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED).limit(1)
+
+
+@per_dialect
+def _enqueue(connection: Connection) -> Insert:
+    now = database_now(connection)
+    return insert(jobs).values(state=JobState.QUEUED, created_at=now, run_at=now)
+
+
+@per_dialect
+def _claim(connection: Connection) -> Update:
+    """Build the one statement that takes the most urgent due job; never the same job twice."""
+    now = database_now(connection)
+    now_us = type_coerce(now, BigInteger)
+    waited = (now_us - type_coerce(jobs.c.run_at, BigInteger)) / (AGEING // MICROSECOND)
+    candidate = (
+        select(jobs.c.id)
+        .where(
+            jobs.c.state == JobState.QUEUED,
+            jobs.c.run_at <= now,
+            jobs.c.kind.in_(bindparam("kinds", expanding=True)),
+        )
+        .order_by(
+            case((jobs.c.kind == JobKind.REPORT, 1), else_=0),  # a report never delays an update
+            (jobs.c.priority + waited).desc(),
+            jobs.c.id,
+        )
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    return (
+        update(jobs)
+        .where(jobs.c.id == candidate, jobs.c.state == JobState.QUEUED)
+        .values(
+            state=JobState.RUNNING,
+            worker=bindparam("by"),
+            token=bindparam("lease_token"),
+            attempt=jobs.c.attempt + 1,
+            lease_until=type_coerce(now_us + bindparam("lease_us", type_=BigInteger), Instant()),
+            started_at=func.coalesce(jobs.c.started_at, now),
+            error=None,
+        )
+        .returning(jobs.c.id, jobs.c.stream, jobs.c.kind, jobs.c.input, jobs.c.attempt)
+    )
 
 
 @dataclass(frozen=True)
@@ -47,20 +120,16 @@ def enqueue(connection: Connection, stream: str, kind: JobKind, job_input: JobIn
     Refused
         If the stream has a live job of this kind.
     """
-    now = database_now(connection)
-    statement = insert(jobs).values(
-        stream=stream,
-        kind=kind,
-        state=JobState.QUEUED,
-        priority=priority,
-        input=input_to_json(job_input),
-        created_at=now,
-        run_at=now,
-        decided_at=job_input.decided_at,
-    )
+    job = {
+        "stream": stream,
+        "kind": kind,
+        "priority": priority,
+        "input": input_to_json(job_input),
+        "decided_at": job_input.decided_at,
+    }
     try:
         with connection.begin_nested():
-            return int(connection.execute(statement).inserted_primary_key[0])
+            return add_row(connection, _enqueue(connection), job)
     except IntegrityError as error:
         raise Refused(f"stream {stream} already has a live {kind} job") from error
 
@@ -69,36 +138,9 @@ def claim(
     connection: Connection, worker: str, lease: timedelta, kinds: tuple[str, ...] = tuple(JobKind)
 ) -> Job | None:
     """Take the most urgent due job, or None. One statement; never the same job twice."""
-    now = database_now(connection)
-    waited = (type_coerce(now, BigInteger) - type_coerce(jobs.c.run_at, BigInteger)) / (AGEING // MICROSECOND)
-    candidate = (
-        select(jobs.c.id)
-        .where(jobs.c.state == JobState.QUEUED, jobs.c.run_at <= now, jobs.c.kind.in_(kinds))
-        .order_by(
-            case((jobs.c.kind == JobKind.REPORT, 1), else_=0),  # a report never delays an update
-            (jobs.c.priority + waited).desc(),
-            jobs.c.id,
-        )
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
     token = secrets.token_hex(16)
-    statement = (
-        update(jobs)
-        .where(jobs.c.id == candidate, jobs.c.state == JobState.QUEUED)
-        .values(
-            state=JobState.RUNNING,
-            worker=worker,
-            token=token,
-            attempt=jobs.c.attempt + 1,
-            lease_until=_after(connection, lease),
-            started_at=func.coalesce(jobs.c.started_at, now),
-            error=None,
-        )
-        .returning(jobs.c.id, jobs.c.stream, jobs.c.kind, jobs.c.input, jobs.c.attempt)
-    )
-    row = connection.execute(statement).first()
+    terms = {"kinds": kinds, "by": worker, "lease_token": token, "lease_us": lease // MICROSECOND}
+    row = connection.execute(_claim(connection), terms).first()
     if row is None:
         return None
     return Job(row.id, row.stream, JobKind(row.kind), input_from_json(row.input), row.attempt, token)
@@ -264,7 +306,7 @@ def retry(connection: Connection, job_id: int) -> None:
 
 def show(connection: Connection, job_id: int) -> Row[Any]:
     """Return a job's row; raises `NotFound`."""
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).first()
+    row = connection.execute(_JOB, {"id": job_id}).first()
     if row is None:
         raise NotFound(f"no job {job_id}")
     return row
@@ -280,43 +322,36 @@ def listing(connection: Connection, stream: str | None = None, limit: int = 50) 
 
 def live(connection: Connection, stream: str, kind: JobKind) -> Row[Any] | None:
     """Return the stream's live job of a kind."""
-    query = select(jobs).where(jobs.c.stream == stream, jobs.c.kind == kind, jobs.c.state.in_(LIVE))
-    return connection.execute(query).first()
+    return connection.execute(_LIVE_JOB, {"stream": stream, "kind": kind}).first()
 
 
 def unhandled(connection: Connection, stream: str) -> list[Row[Any]]:
     """Return ended jobs that the daemon has not acted on, oldest first."""
-    query = (
-        select(jobs)
-        .where(jobs.c.stream == stream, jobs.c.state.not_in(LIVE), jobs.c.handled.is_(False))
-        .order_by(jobs.c.id)
-    )
-    return list(connection.execute(query))
+    return list(connection.execute(_UNHANDLED, {"stream": stream}))
 
 
 def mark_handled(connection: Connection, job_id: int) -> None:
     """Note that the daemon has acted on a job's end."""
-    connection.execute(update(jobs).where(jobs.c.id == job_id).values(handled=True))
+    connection.execute(_MARK_HANDLED, {"of_id": job_id})
 
 
 def spent_seconds(connection: Connection, stream: str, since: datetime) -> float:
     """Return the device-seconds charged to jobs decided after a stream time."""
-    query = select(func.sum(jobs.c.charged_seconds)).where(jobs.c.stream == stream, jobs.c.decided_at > since)
-    return float(connection.execute(query).scalar() or 0.0)
+    return float(connection.execute(_SPENT, {"stream": stream, "since": since}).scalar() or 0.0)
 
 
-def last_charge(connection: Connection, stream: str, kind: JobKind, *, light: bool) -> float | None:
-    """Return what the last finished job of a kind was charged: the next one's estimate."""
-    query = (
-        select(jobs.c.charged_seconds, jobs.c.input)
-        .where(jobs.c.stream == stream, jobs.c.kind == kind, jobs.c.state == JobState.SUCCEEDED)
-        .order_by(jobs.c.id.desc())
-        .limit(20)
-    )
-    for row in connection.execute(query):
-        if row.input["light"] == light:
-            return float(row.charged_seconds)
+def last_price(connection: Connection, stream: str) -> float | None:
+    """Return the device-seconds that the last update of a champion was charged per new label at full effort: the next one's price."""
+    for row in connection.execute(_CHARGES, {"stream": stream}):
+        labels = row.input["label_to"] - row.input["label_from"]
+        if row.input["parent"] is not None and row.input["redeploy"] is None and labels > 0:
+            return float(row.charged_seconds / (labels * row.input["effort"]))
     return None
+
+
+def waiting(connection: Connection) -> bool:
+    """Whether any job is queued: a look that takes no lock."""
+    return connection.execute(_WAITING).first() is not None
 
 
 def _fenced(connection: Connection, job: Job, values: dict[str, Any]) -> None:

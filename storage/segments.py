@@ -107,11 +107,11 @@ class MemorySegments:
         self._puts += 1
         path = f"{stem}-{self._puts:012d}.memory"
         self._tables[path] = table
-        return path, path
+        return path, digest(path.encode())
 
     def get(self, path: str, sha256: str) -> pa.Table:
         """Return a table; see `DiskSegments.get`."""
-        if path not in self._tables or sha256 != path:
+        if path not in self._tables or sha256 != digest(path.encode()):
             raise Corrupt(f"segment {path} is missing in memory")
         return self._tables[path]
 

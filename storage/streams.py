@@ -5,13 +5,64 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Row, insert, select, type_coerce, update
+from sqlalchemy import BigInteger, Connection, Insert, Row, bindparam, insert, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
 from cls.domain import Json
 from cls.errors import Refused
 from storage.db import database_now, upsert
-from storage.tables import dead_letters, ledger, positions, processes, streams, triggers
+from storage.statements import add_row, per_dialect
+from storage.tables import dead_letters, ledger, positions, processes, streams, trigger_is_open, triggers
+
+_STREAM = streams.c.name == bindparam("stream")
+_WATERMARK = select(streams.c.watermark).where(_STREAM)
+_RAISE_WATERMARK = (
+    update(streams)
+    .where(_STREAM, streams.c.watermark.is_(None) | (streams.c.watermark < bindparam("to")))
+    .values(watermark=bindparam("to"))
+)
+_LAST_UPDATE = select(streams.c.last_update).where(_STREAM)
+_NOTE_UPDATE = update(streams).where(_STREAM).values(last_update=bindparam("at"))
+_BUDGET = select(streams.c.budget_left, streams.c.budget_at).where(_STREAM)
+_CHARGE = update(streams).where(_STREAM).values(budget_left=bindparam("left"), budget_at=bindparam("now"))
+
+_POSITION = select(positions.c.token).where(
+    positions.c.stream == bindparam("stream"),
+    positions.c.consumer == bindparam("consumer"),
+    positions.c.partition == bindparam("partition"),
+)
+_BEGIN = insert(positions)
+_ADVANCE = (  # compare-and-set
+    update(positions)
+    .where(
+        positions.c.stream == bindparam("of_stream"),
+        positions.c.consumer == bindparam("of_consumer"),
+        positions.c.partition == bindparam("of_partition"),
+        positions.c.token == bindparam("old"),
+    )
+    .values(token=bindparam("new"))
+)
+
+_LAST_DECISION = (
+    select(ledger.c.decision, ledger.c.reason)
+    .where(ledger.c.stream == bindparam("stream"), ledger.c.kind == "decision")
+    .order_by(ledger.c.id.desc())
+    .limit(1)
+)
+
+_OPEN_TRIGGERS = (
+    select(triggers).where(triggers.c.stream == bindparam("stream"), trigger_is_open).order_by(triggers.c.id)
+)
+
+
+@per_dialect
+def _write_ledger(connection: Connection) -> Insert:
+    return insert(ledger).values(recorded_at=database_now(connection))
+
+
+@per_dialect
+def _add_dead_letters(connection: Connection) -> Insert:
+    return insert(dead_letters).values(received_at=database_now(connection))
 
 
 def ensure_stream(connection: Connection, name: str) -> None:
@@ -21,23 +72,22 @@ def ensure_stream(connection: Connection, name: str) -> None:
 
 def watermark(connection: Connection, stream: str) -> datetime | None:
     """Return the stream's time, or None before its first record."""
-    return connection.execute(select(streams.c.watermark).where(streams.c.name == stream)).scalar()
+    return connection.execute(_WATERMARK, {"stream": stream}).scalar()
 
 
 def raise_watermark(connection: Connection, stream: str, to: datetime) -> None:
     """Move the stream's time forward; never back."""
-    later = streams.c.watermark.is_(None) | (streams.c.watermark < to)
-    connection.execute(update(streams).where(streams.c.name == stream, later).values(watermark=to))
+    connection.execute(_RAISE_WATERMARK, {"stream": stream, "to": to})
 
 
 def last_update(connection: Connection, stream: str) -> datetime | None:
     """Return the stream time of the last decision to update."""
-    return connection.execute(select(streams.c.last_update).where(streams.c.name == stream)).scalar()
+    return connection.execute(_LAST_UPDATE, {"stream": stream}).scalar()
 
 
 def note_update(connection: Connection, stream: str, at: datetime) -> None:
     """Note a decision to update."""
-    connection.execute(update(streams).where(streams.c.name == stream).values(last_update=at))
+    connection.execute(_NOTE_UPDATE, {"stream": stream, "at": at})
 
 
 def allowance(connection: Connection, stream: str, now: datetime, per_day: float, days: float) -> float:
@@ -46,8 +96,7 @@ def allowance(connection: Connection, stream: str, now: datetime, per_day: float
     A token bucket: it fills at `per_day` device-seconds per day of stream time, up to `days` days' worth, and starts full. What it
     lets through in any span of D days is at most per_day (D + days), whatever happens.
     """
-    query = select(streams.c.budget_left, streams.c.budget_at).where(streams.c.name == stream)
-    row = connection.execute(query).first()
+    row = connection.execute(_BUDGET, {"stream": stream}).first()
     full = per_day * days
     if row is None or row.budget_left is None:
         return full
@@ -59,17 +108,13 @@ def charge(
 ) -> None:
     """Take device-seconds from the bucket; a job that cost more than expected leaves a debt."""
     left = allowance(connection, stream, now, per_day, days) - seconds
-    connection.execute(
-        update(streams).where(streams.c.name == stream).values(budget_left=left, budget_at=now)
-    )
+    connection.execute(_CHARGE, {"stream": stream, "left": left, "now": now})
 
 
 def position(connection: Connection, stream: str, consumer: str, partition: int = 0) -> str:
     """Return a consumer's committed token, "" at the start."""
-    query = select(positions.c.token).where(
-        positions.c.stream == stream, positions.c.consumer == consumer, positions.c.partition == partition
-    )
-    return connection.execute(query).scalar() or ""
+    where = {"stream": stream, "consumer": consumer, "partition": partition}
+    return connection.execute(_POSITION, where).scalar() or ""
 
 
 def advance(
@@ -82,24 +127,16 @@ def advance(
     Refused
         If somebody else moved it: this transaction must be dropped and the position read anew.
     """
-    where = (
-        positions.c.stream == stream,
-        positions.c.consumer == consumer,
-        positions.c.partition == partition,
-    )
     if old == "":
-        statement = insert(positions).values(stream=stream, consumer=consumer, partition=partition, token=new)
+        first = {"stream": stream, "consumer": consumer, "partition": partition, "token": new}
         try:
             with connection.begin_nested():
-                connection.execute(statement)
+                connection.execute(_BEGIN, first)
         except IntegrityError as error:
             raise Refused(f"{stream}/{consumer}: another process has moved the position") from error
-    elif (
-        connection.execute(
-            update(positions).where(*where, positions.c.token == old).values(token=new)
-        ).rowcount
-        != 1
-    ):
+        return
+    move = {"of_stream": stream, "of_consumer": consumer, "of_partition": partition, "old": old, "new": new}
+    if connection.execute(_ADVANCE, move).rowcount != 1:
         raise Refused(f"{stream}/{consumer}: another process has moved the position")
 
 
@@ -117,19 +154,18 @@ def write_ledger(
     details: Json | None = None,
 ) -> int:
     """Add an entry; returns its id."""
-    statement = insert(ledger).values(
-        stream=stream,
-        at=at,
-        recorded_at=database_now(connection),
-        kind=kind,
-        decision=decision,
-        reason=reason,
-        episode_id=episode,
-        job_id=job,
-        version=version,
-        details=details or {},
-    )
-    return int(connection.execute(statement).inserted_primary_key[0])
+    entry = {
+        "stream": stream,
+        "at": at,
+        "kind": kind,
+        "decision": decision,
+        "reason": reason,
+        "episode_id": episode,
+        "job_id": job,
+        "version": version,
+        "details": details or {},
+    }
+    return add_row(connection, _write_ledger(connection), entry)
 
 
 def read_ledger(connection: Connection, stream: str | None = None, limit: int = 100) -> list[Row[Any]]:
@@ -142,13 +178,7 @@ def read_ledger(connection: Connection, stream: str | None = None, limit: int = 
 
 def last_decision(connection: Connection, stream: str) -> tuple[str, str] | None:
     """Return (decision, reason) of the newest decision in the ledger."""
-    query = (
-        select(ledger.c.decision, ledger.c.reason)
-        .where(ledger.c.stream == stream, ledger.c.kind == "decision")
-        .order_by(ledger.c.id.desc())
-        .limit(1)
-    )
-    row = connection.execute(query).first()
+    row = connection.execute(_LAST_DECISION, {"stream": stream}).first()
     return None if row is None else (row.decision, row.reason)
 
 
@@ -173,8 +203,7 @@ def add_trigger(
 
 def open_triggers(connection: Connection, stream: str) -> list[Row[Any]]:
     """Return what was asked for and not yet answered, oldest first."""
-    query = select(triggers).where(triggers.c.stream == stream, triggers.c.consumed_at.is_(None))
-    return list(connection.execute(query.order_by(triggers.c.id)))
+    return list(connection.execute(_OPEN_TRIGGERS, {"stream": stream}))
 
 
 def show_trigger(connection: Connection, unique_key: str) -> Row[Any] | None:
@@ -194,13 +223,10 @@ def answer_trigger(connection: Connection, trigger_id: int, outcome: str) -> Non
 def add_dead_letters(connection: Connection, stream: str, kind: str, letters: list[tuple[str, Json]]) -> None:
     """Keep (reason, record) pairs that could not be used."""
     if letters:
-        now = database_now(connection)
-        for reason, record in letters:
-            connection.execute(
-                insert(dead_letters).values(
-                    stream=stream, kind=kind, reason=reason, record=record, received_at=now
-                )
-            )
+        rows = [
+            {"stream": stream, "kind": kind, "reason": reason, "record": record} for reason, record in letters
+        ]
+        connection.execute(_add_dead_letters(connection), rows)
 
 
 def list_dead_letters(

@@ -2,6 +2,9 @@
 
 Times are BIGINT microseconds since the epoch, UTC: exact and equal on both databases. Stream times and database times
 never share a column; a comment says which one a column holds.
+
+Conditions of partial indexes have names (`job_is_live` ...) and are spelt with literals: a query that uses the same one is known to be
+covered by the index on both databases.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    literal_column,
     text,
 )
 from sqlalchemy.types import JSON
@@ -191,7 +195,8 @@ verdicts = Table(
     Column("onset", BigInteger, nullable=False),
     Column("drift", JSON),
     Column("summary", Text, nullable=False),
-    UniqueConstraint("stream", "detector", "start", "promotion"),
+    UniqueConstraint("stream", "detector", "promotion", "start"),
+    Index("ix_verdicts_stream_id", "stream", "id"),
 )
 
 score_panes = Table(
@@ -205,6 +210,15 @@ score_panes = Table(
     Column("loss", Float, nullable=False),  # sum over its labelled rows
     Column("time_to", Instant, nullable=False),  # the latest event time seen in it
     Column("state", String(16), nullable=False),  # open | covered | uncovered
+)
+pane_is_open = score_panes.c.state == literal_column("'open'")
+Index(
+    "ix_score_panes_open",
+    score_panes.c.stream,
+    score_panes.c.promotion,
+    score_panes.c.pane,
+    sqlite_where=pane_is_open,
+    postgresql_where=pane_is_open,
 )
 
 episodes = Table(
@@ -221,12 +235,13 @@ episodes = Table(
     Column("assessment", JSON),
     Column("outcome", Text),
 )
+episode_is_live = episodes.c.state != literal_column("'closed'")
 Index(
     "uq_episodes_live",
     episodes.c.stream,
     unique=True,
-    sqlite_where=episodes.c.state != "closed",
-    postgresql_where=episodes.c.state != "closed",
+    sqlite_where=episode_is_live,
+    postgresql_where=episode_is_live,
 )
 
 # -- decisions and jobs -----------------------------------------------------------------------------------------------
@@ -246,6 +261,7 @@ ledger = Table(
     Column("version", Integer),
     Column("details", JSON, nullable=False),
     Index("ix_ledger_stream_id", "stream", "id"),
+    Index("ix_ledger_stream_kind_id", "stream", "kind", "id"),
 )
 
 triggers = Table(
@@ -260,6 +276,14 @@ triggers = Table(
     Column("requested_at", Instant, nullable=False),  # database time
     Column("consumed_at", Instant),  # database time
     Column("outcome", Text),
+)
+trigger_is_open = triggers.c.consumed_at.is_(None)
+Index(
+    "ix_triggers_open",
+    triggers.c.stream,
+    triggers.c.id,
+    sqlite_where=trigger_is_open,
+    postgresql_where=trigger_is_open,
 )
 
 jobs = Table(
@@ -293,15 +317,24 @@ jobs = Table(
     ),  # the daemon has acted on its end
     Index("ix_jobs_state_run_at", "state", "run_at"),
     Index("ix_jobs_stream_id", "stream", "id"),
+    Index("ix_jobs_stream_kind_id", "stream", "kind", "id"),
 )
-_live_job = jobs.c.state.in_(("queued", "running"))
+job_is_unhandled = jobs.c.handled.is_(literal_column("false"))  # live ones too: they are few
+Index(
+    "ix_jobs_unhandled",
+    jobs.c.stream,
+    jobs.c.id,
+    sqlite_where=job_is_unhandled,
+    postgresql_where=job_is_unhandled,
+)
+job_is_live = jobs.c.state.in_((literal_column("'queued'"), literal_column("'running'")))
 Index(
     "uq_jobs_live",
     jobs.c.stream,
     jobs.c.kind,
     unique=True,
-    sqlite_where=_live_job,
-    postgresql_where=_live_job,
+    sqlite_where=job_is_live,
+    postgresql_where=job_is_live,
 )
 
 # -- versions and rollout ---------------------------------------------------------------------------------------------
@@ -337,6 +370,7 @@ promotions = Table(
     Column("reason", Text, nullable=False),
     Column("rollout_id", BigInteger),
     Index("ix_promotions_stream_since", "stream", "since"),
+    Index("ix_promotions_stream_id", "stream", "id"),
 )
 
 champions = Table(

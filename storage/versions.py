@@ -4,17 +4,69 @@ from __future__ import annotations
 
 from dataclasses import fields
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, false, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from cls.domain import Champion, Json, ModelVersion, Rollout, RolloutState
 from cls.errors import NotFound, Refused
 from storage.db import database_now, upsert
+from storage.statements import add_row
 from storage.tables import champions, promotions, rollouts, streams, versions
 
 LIVE = (RolloutState.WAITING, RolloutState.SHADOW)
+
+_VERSION = select(versions).where(
+    versions.c.stream == bindparam("stream"), versions.c.number == bindparam("number")
+)
+_LEARNED_ENDS = select(versions.c.learned_up_to).where(versions.c.stream == bindparam("stream")).distinct()
+_CHAMPION = select(champions).where(champions.c.stream == bindparam("stream"))
+
+_ADD_PROMOTION = insert(promotions)
+_OF_STREAM = promotions.c.stream == bindparam("stream")
+_PROMOTIONS = select(promotions).where(_OF_STREAM).order_by(promotions.c.id)
+_NEWEST_PROMOTIONS = (
+    select(promotions).where(_OF_STREAM).order_by(promotions.c.id.desc()).limit(bindparam("newest"))
+)
+_IN_FORCE = (  # the promotion that serves a position
+    select(promotions.c.id)
+    .where(_OF_STREAM, promotions.c.since <= bindparam("position"))
+    .order_by(promotions.c.since.desc(), promotions.c.id.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_COVERING = select(promotions).where(_OF_STREAM, promotions.c.id >= _IN_FORCE).order_by(promotions.c.id)
+_FIRST_REFERENCE = select(promotions.c.reference).where(_OF_STREAM).order_by(promotions.c.id).limit(1)
+
+_ADD_ROLLOUT = insert(rollouts)
+_SHADOWED = (  # rollouts with two versions side by side
+    select(rollouts.c.since, rollouts.c.state, rollouts.c.version, rollouts.c.parent)
+    .where(
+        rollouts.c.stream == bindparam("stream"),
+        or_(rollouts.c.state == RolloutState.SHADOW, rollouts.c.state == RolloutState.WATCHING),
+        rollouts.c.since.is_not(None),
+    )
+    .order_by(rollouts.c.id)
+)
+_ADD_PAIRED = (
+    update(rollouts)
+    .where(rollouts.c.id == bindparam("of_id"))
+    .values(
+        paired_n=rollouts.c.paired_n + bindparam("n"),
+        paired_total=rollouts.c.paired_total + bindparam("total"),
+        paired_squares=rollouts.c.paired_squares + bindparam("squares"),
+        base_loss=rollouts.c.base_loss + bindparam("base"),
+    )
+)
+
+
+@lru_cache
+def _rollouts_in(states: tuple[RolloutState, ...]) -> Select[Any]:
+    """Build a query for a few states: cheaper to run than a list that is expanded each time."""
+    one = or_(false(), *(rollouts.c.state == state for state in states))
+    return select(rollouts).where(rollouts.c.stream == bindparam("stream"), one).order_by(rollouts.c.id)
 
 
 def add_version(connection: Connection, version: ModelVersion) -> int:
@@ -34,8 +86,7 @@ def add_version(connection: Connection, version: ModelVersion) -> int:
 
 def read_version(connection: Connection, stream: str, number: int) -> ModelVersion:
     """Return a version; raises `NotFound`."""
-    query = select(versions).where(versions.c.stream == stream, versions.c.number == number)
-    row = connection.execute(query).first()
+    row = connection.execute(_VERSION, {"stream": stream, "number": number}).first()
     if row is None:
         raise NotFound(f"stream {stream} has no version {number}")
     return ModelVersion(**row._mapping)
@@ -51,13 +102,12 @@ def list_versions(connection: Connection, stream: str, limit: int = 50) -> list[
 
 def learned_ends(connection: Connection, stream: str) -> list[int]:
     """Return the label positions that the stream's versions had learned up to, in order, each once."""
-    query = select(versions.c.learned_up_to).where(versions.c.stream == stream).distinct()
-    return sorted(int(end) for (end,) in connection.execute(query))
+    return sorted(int(end) for (end,) in connection.execute(_LEARNED_ENDS, {"stream": stream}))
 
 
 def champion(connection: Connection, stream: str) -> Champion | None:
     """Return who serves a stream, None before its first promotion."""
-    row = connection.execute(select(champions).where(champions.c.stream == stream)).first()
+    row = connection.execute(_CHAMPION, {"stream": stream}).first()
     return (
         None
         if row is None
@@ -97,17 +147,17 @@ def promote(
         If another version is champion by now.
     """
     previous = expected if previous is None else previous
-    statement = insert(promotions).values(
-        stream=stream,
-        version=version,
-        previous=previous,
-        since=since,
-        reference=reference,
-        at=at,
-        reason=reason,
-        rollout_id=rollout_id,
-    )
-    promotion = int(connection.execute(statement).inserted_primary_key[0])
+    row = {
+        "stream": stream,
+        "version": version,
+        "previous": previous,
+        "since": since,
+        "reference": reference,
+        "at": at,
+        "reason": reason,
+        "rollout_id": rollout_id,
+    }
+    promotion = add_row(connection, _ADD_PROMOTION, row)
     values = {
         "promotion": promotion,
         "version": version,
@@ -131,31 +181,19 @@ def promote(
 
 def list_promotions(connection: Connection, stream: str, *, newest: int | None = None) -> list[Row[Any]]:
     """Return who served from which position on, oldest first; only the `newest` last ones if given."""
-    query = select(promotions).where(promotions.c.stream == stream)
     if newest is None:
-        return list(connection.execute(query.order_by(promotions.c.id)))
-    return list(connection.execute(query.order_by(promotions.c.id.desc()).limit(newest)))[::-1]
+        return list(connection.execute(_PROMOTIONS, {"stream": stream}))
+    return list(connection.execute(_NEWEST_PROMOTIONS, {"stream": stream, "newest": newest}))[::-1]
 
 
 def promotions_covering(connection: Connection, stream: str, position: int) -> list[Row[Any]]:
     """Return the promotion in force at a position and all later ones, oldest first."""
-    first = (
-        select(promotions.c.id)
-        .where(promotions.c.stream == stream, promotions.c.since <= position)
-        .order_by(promotions.c.since.desc(), promotions.c.id.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    query = select(promotions).where(promotions.c.stream == stream, promotions.c.id >= first)
-    return list(connection.execute(query.order_by(promotions.c.id)))
+    return list(connection.execute(_COVERING, {"stream": stream, "position": position}))
 
 
 def first_reference(connection: Connection, stream: str) -> str:
     """Return the SHA-256 of the stream's first reference profile: the fixed baseline of cumulative drift."""
-    query = (
-        select(promotions.c.reference).where(promotions.c.stream == stream).order_by(promotions.c.id).limit(1)
-    )
-    return str(connection.execute(query).scalar_one())
+    return str(connection.execute(_FIRST_REFERENCE, {"stream": stream}).scalar_one())
 
 
 def show_promotion(connection: Connection, promotion: int) -> Row[Any]:
@@ -180,30 +218,25 @@ def add_rollout(
     Refused
         If the stream has one on the way: one rollout per stream.
     """
-    statement = insert(rollouts).values(
-        stream=stream,
-        version=version,
-        parent=parent,
-        state=RolloutState.WAITING,
-        light=light,
-        effective_at=effective_at,
-        episode_id=episode,
-    )
+    row = {
+        "stream": stream,
+        "version": version,
+        "parent": parent,
+        "state": RolloutState.WAITING,
+        "light": light,
+        "effective_at": effective_at,
+        "episode_id": episode,
+    }
     try:
         with connection.begin_nested():
-            return int(connection.execute(statement).inserted_primary_key[0])
+            return add_row(connection, _ADD_ROLLOUT, row)
     except IntegrityError as error:
         raise Refused(f"stream {stream} already has a rollout on the way") from error
 
 
 def rollouts_in(connection: Connection, stream: str, *states: RolloutState) -> list[Rollout]:
     """Return the stream's rollouts in some states, oldest first."""
-    query = (
-        select(rollouts)
-        .where(rollouts.c.stream == stream, rollouts.c.state.in_(states))
-        .order_by(rollouts.c.id)
-    )
-    return [_rollout(row) for row in connection.execute(query)]
+    return [_rollout(row) for row in connection.execute(_rollouts_in(states), {"stream": stream})]
 
 
 def _rollout(row: Row[Any]) -> Rollout:
@@ -229,15 +262,9 @@ def shadow_plan(connection: Connection, stream: str) -> list[tuple[int, int]]:
 
     In shadow that is the challenger; while a new champion is watched, its predecessor.
     """
-    states = (RolloutState.SHADOW, RolloutState.WATCHING)
-    query = (
-        select(rollouts)
-        .where(rollouts.c.stream == stream, rollouts.c.state.in_(states), rollouts.c.since.is_not(None))
-        .order_by(rollouts.c.id)
-    )
     found = [
         (row.since, row.version if row.state == RolloutState.SHADOW else row.parent)
-        for row in connection.execute(query)
+        for row in connection.execute(_SHADOWED, {"stream": stream})
     ]
     return [(int(since), int(version)) for since, version in found if version is not None]
 
@@ -274,16 +301,8 @@ def add_paired(
     connection: Connection, rollout_id: int, n: int, total: float, squares: float, base_loss: float
 ) -> None:
     """Add paired losses to a rollout's record."""
-    connection.execute(
-        update(rollouts)
-        .where(rollouts.c.id == rollout_id)
-        .values(
-            paired_n=rollouts.c.paired_n + n,
-            paired_total=rollouts.c.paired_total + total,
-            paired_squares=rollouts.c.paired_squares + squares,
-            base_loss=rollouts.c.base_loss + base_loss,
-        )
-    )
+    gain = {"of_id": rollout_id, "n": n, "total": total, "squares": squares, "base": base_loss}
+    connection.execute(_ADD_PAIRED, gain)
 
 
 def list_rollouts(connection: Connection, stream: str | None = None, limit: int = 50) -> list[Row[Any]]:

@@ -11,14 +11,14 @@ import shutil
 import sys
 import time
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 from rich.console import Console
 from rich.live import Live
 
-from cls.backtest import slices
 from cls.config import Config, load_config
 from cls.demo.feed import Feeder
 from cls.demo.flights import BOOTSTRAP_END, load_flights
@@ -26,6 +26,7 @@ from cls.demo.running import Memory, free_address, run_cli, services
 from cls.demo.scoreboard import Scoreboard, month_table
 from cls.demo.settings import STREAM, write_config
 from cls.errors import CLSError
+from cls.recording import Recording, next_edge
 from storage import outbox
 from storage.db import reading
 
@@ -41,7 +42,7 @@ def main() -> int:
     parser.add_argument(
         "--until", default="2014-01", help="stop before this month (default: 2014-01, the whole year)"
     )
-    parser.add_argument("--step-hours", type=float, default=12.0, help="stream time per slice (default: 12)")
+    parser.add_argument("--step-hours", type=float, default=6.0, help="stream time per slice (default: 6)")
     options = parser.parse_args()
     console = Console()
     try:
@@ -72,28 +73,41 @@ def _run(home: Path, until: str, step: timedelta, console: Console) -> None:
     _conclude(board, config, path, memory, time.perf_counter() - began, console)
 
 
-def _replay(feeder, flights, until, step, path, board, console) -> None:  # type: ignore[no-untyped-def]
-    bootstrapped = False
-    shown = time.monotonic()
+def _replay(
+    feeder: Feeder,
+    flights: pa.Table,
+    until: str,
+    step: timedelta,
+    path: Path,
+    board: Scoreboard,
+    console: Console,
+) -> None:
+    """Send the year slice by slice, and wait after each until CLS has digested it."""
+    recording = Recording(flights, load_config(path).streams[STREAM])
+    now, bootstrapped, shown = recording.start, False, time.monotonic()
+    waiting: list[datetime] = []
     with Live(console=console, refresh_per_second=4, transient=True) as live:
-        for now, events, labels in slices(flights, load_config(path).streams[STREAM], step):
+        while now < recording.end:
+            now = next_edge(now, step, waiting)
             if f"{now:%Y-%m}" >= until:
                 break
+            events, labels = recording.until(now)
             feeder.send("events", events)
             feeder.send("labels", labels)
-            if not bootstrapped and now >= BOOTSTRAP_END:
-                feeder.settle()
+            if now < BOOTSTRAP_END:
+                continue
+            progress = feeder.settle()
+            if not bootstrapped:
                 console.print(
-                    f"{now:%Y-%m-%d}: January is in ({board.events():,} flights); `cls train {STREAM} --full`"
+                    f"January is in ({progress['events']:,} flights). Now: cls train {STREAM} --full"
                 )
                 run_cli(path, "train", STREAM, "--full", "--no-wait")
-                bootstrapped = True
-            if bootstrapped:
-                feeder.settle()
-                if time.monotonic() - shown > 1.0:
-                    board.look()
-                    live.update(month_table(board.months()))
-                    shown = time.monotonic()
+                progress, bootstrapped = feeder.settle(), True
+            waiting = [datetime.fromisoformat(at) for at in progress["rollouts_waiting"]]
+            if time.monotonic() - shown > 1.0:
+                board.look()
+                live.update(month_table(board.months()))
+                shown = time.monotonic()
     board.look()
 
 

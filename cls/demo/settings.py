@@ -24,14 +24,14 @@ TABLES: dict[str, dict[str, Any]] = {
     "detect": {"window_rows": 5000, "reference_rows": 20000},
     "update": {
         "cadence": "continuous",
-        "min_rows": 1000,
-        "cooldown": "6h",
+        "min_rows": 500,
+        "cooldown": "3h",
         "latency": "1h",  # each update is charged an hour of stream time, during which the old champion serves
         "bootstrap_rows": 10**9,  # the first model is asked for, at the end of January
         "device_seconds_per_1k_passes": 0.1,  # a fixed price, so that the replay does not depend on the machine
         "budget_device_seconds_per_day": 1.0,
     },
-    "gate": {"fresh_rows": 4000, "retained_rows": 1000, "retained_slices": 3, "retained_margin": 0.5},
+    "gate": {"fresh_rows": 1000, "retained_rows": 1000, "retained_slices": 3, "retained_margin": 0.5},
     "rollout": {"light": True, "watch_rows": 500},
 }
 

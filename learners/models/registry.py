@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import MappingProxyType
@@ -24,8 +25,13 @@ NO_EXTRA: Mapping[str, str] = MappingProxyType({})
 
 def known(extra: Mapping[str, str] = NO_EXTRA) -> dict[str, str]:
     """Return "module:Class" by name; a built-in wins over an entry point, and that over `extra`."""
-    installed = {point.name: point.value for point in entry_points(group=GROUP)}
-    return {**extra, **installed, **BUILT_IN}
+    return {**extra, **_installed(), **BUILT_IN}
+
+
+@cache
+def _installed() -> Mapping[str, str]:
+    """Return what installed distributions bring; reading their metadata takes milliseconds, and they do not change."""
+    return {point.name: point.value for point in entry_points(group=GROUP)}
 
 
 def address(name: str, extra: Mapping[str, str] = NO_EXTRA) -> str:

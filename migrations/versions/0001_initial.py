@@ -119,6 +119,14 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index("ix_jobs_state_run_at", ["state", "run_at"], unique=False)
         batch_op.create_index("ix_jobs_stream_id", ["stream", "id"], unique=False)
+        batch_op.create_index("ix_jobs_stream_kind_id", ["stream", "kind", "id"], unique=False)
+        batch_op.create_index(
+            "ix_jobs_unhandled",
+            ["stream", "id"],
+            unique=False,
+            sqlite_where=sa.text("handled IS false"),
+            postgresql_where=sa.text("handled IS false"),
+        )
         batch_op.create_index(
             "uq_jobs_live",
             ["stream", "kind"],
@@ -146,6 +154,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("ledger", schema=None) as batch_op:
         batch_op.create_index("ix_ledger_stream_id", ["stream", "id"], unique=False)
+        batch_op.create_index("ix_ledger_stream_kind_id", ["stream", "kind", "id"], unique=False)
 
     op.create_table(
         "open_windows",
@@ -228,6 +237,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_promotions")),
     )
     with op.batch_alter_table("promotions", schema=None) as batch_op:
+        batch_op.create_index("ix_promotions_stream_id", ["stream", "id"], unique=False)
         batch_op.create_index("ix_promotions_stream_since", ["stream", "since"], unique=False)
 
     op.create_table(
@@ -274,6 +284,15 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.PrimaryKeyConstraint("stream", "promotion", "pane", name=op.f("pk_score_panes")),
     )
+    with op.batch_alter_table("score_panes", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_score_panes_open",
+            ["stream", "promotion", "pane"],
+            unique=False,
+            sqlite_where=sa.text("state = 'open'"),
+            postgresql_where=sa.text("state = 'open'"),
+        )
+
     op.create_table(
         "segments",
         sa.Column(
@@ -320,6 +339,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_triggers")),
         sa.UniqueConstraint("unique_key", name=op.f("uq_triggers_unique_key")),
     )
+    with op.batch_alter_table("triggers", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_triggers_open",
+            ["stream", "id"],
+            unique=False,
+            sqlite_where=sa.text("consumed_at IS NULL"),
+            postgresql_where=sa.text("consumed_at IS NULL"),
+        )
+
     op.create_table(
         "verdicts",
         sa.Column(
@@ -343,11 +371,14 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "stream",
             "detector",
-            "start",
             "promotion",
-            name=op.f("uq_verdicts_stream_detector_start_promotion"),
+            "start",
+            name=op.f("uq_verdicts_stream_detector_promotion_start"),
         ),
     )
+    with op.batch_alter_table("verdicts", schema=None) as batch_op:
+        batch_op.create_index("ix_verdicts_stream_id", ["stream", "id"], unique=False)
+
     op.create_table(
         "versions",
         sa.Column("stream", sa.String(length=63), nullable=False),
@@ -382,10 +413,27 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("champions")
     op.drop_table("versions")
+    with op.batch_alter_table("verdicts", schema=None) as batch_op:
+        batch_op.drop_index("ix_verdicts_stream_id")
+
     op.drop_table("verdicts")
+    with op.batch_alter_table("triggers", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_triggers_open",
+            sqlite_where=sa.text("consumed_at IS NULL"),
+            postgresql_where=sa.text("consumed_at IS NULL"),
+        )
+
     op.drop_table("triggers")
     op.drop_table("streams")
     op.drop_table("segments")
+    with op.batch_alter_table("score_panes", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_score_panes_open",
+            sqlite_where=sa.text("state = 'open'"),
+            postgresql_where=sa.text("state = 'open'"),
+        )
+
     op.drop_table("score_panes")
     with op.batch_alter_table("rollouts", schema=None) as batch_op:
         batch_op.drop_index(
@@ -398,6 +446,7 @@ def downgrade() -> None:
     op.drop_table("rollouts")
     with op.batch_alter_table("promotions", schema=None) as batch_op:
         batch_op.drop_index("ix_promotions_stream_since")
+        batch_op.drop_index("ix_promotions_stream_id")
 
     op.drop_table("promotions")
     op.drop_table("processes")
@@ -414,6 +463,7 @@ def downgrade() -> None:
     op.drop_table("outbox")
     op.drop_table("open_windows")
     with op.batch_alter_table("ledger", schema=None) as batch_op:
+        batch_op.drop_index("ix_ledger_stream_kind_id")
         batch_op.drop_index("ix_ledger_stream_id")
 
     op.drop_table("ledger")
@@ -423,6 +473,12 @@ def downgrade() -> None:
             sqlite_where=sa.text("state IN ('queued', 'running')"),
             postgresql_where=sa.text("state IN ('queued', 'running')"),
         )
+        batch_op.drop_index(
+            "ix_jobs_unhandled",
+            sqlite_where=sa.text("handled IS false"),
+            postgresql_where=sa.text("handled IS false"),
+        )
+        batch_op.drop_index("ix_jobs_stream_kind_id")
         batch_op.drop_index("ix_jobs_stream_id")
         batch_op.drop_index("ix_jobs_state_run_at")
 
