@@ -188,6 +188,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     seeds = range(options.seeds)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     log = RESULTS / "flights.log.jsonl"
     if not options.resume:
         log.unlink(missing_ok=True)

@@ -284,7 +284,7 @@ def _times(table: pa.Table, name: str, faults: _Faults, latest_us: int) -> NDArr
     values[(values < EARLIEST_US) | (values > LATEST_US)] = _NO_TIME  # no calendar has them
     faults.add(values == _NO_TIME, f"{name!r} is not a time (ISO 8601, timestamp or epoch seconds)")
     faults.add(values > latest_us, f"{name!r} lies in the future")
-    return np.asarray(values, np.float64)
+    return np.asarray(values, np.int64)
 
 
 def _targets(table: pa.Table, stream: StreamConfig, faults: _Faults) -> NDArray[np.float64]:

@@ -11,11 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cls.backtest import BacktestResult, run_backtest, slices
+from cls.backtest import BacktestResult, run_backtest
 from cls.config import Config, StreamConfig
 from cls.errors import BadData
-from cls.recording import read_recording
-from detectors.columns import Categorical
+from cls.recording import GRAIN, Recording, next_edge, read_recording
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -171,57 +170,84 @@ def test_a_policy_that_never_updates_keeps_its_first_model() -> None:
     assert frozen.bootstrap_passes > 0
 
 
-# -- slices -----------------------------------------------------------------------------------------------------------
+# -- replay -----------------------------------------------------------------------------------------------------------
+
+STEP = 6 * HOUR
 
 
-def cut(table: pa.Table, **changes: dict[str, Any]) -> list[tuple[datetime, pa.Table, pa.Table]]:
-    return list(slices(table, config(**changes).streams["s"], 6 * HOUR))
+def played(table: pa.Table) -> list[tuple[datetime, pa.Table, pa.Table]]:
+    recording = Recording(table, config().streams["s"])
+    now, found = recording.start, []
+    while now < recording.end:
+        now = next_edge(now, STEP, ())
+        found.append((now, *recording.until(now)))
+    return found
 
 
-def test_slices_hold_every_event_and_label_once_at_its_time_and_no_target() -> None:
+def test_a_replay_hands_out_every_event_and_label_once_at_its_time_and_no_target() -> None:
     shuffled = TABLE.take(pa.array(np.random.default_rng(1).permutation(ROWS)))
     landed = dict(zip(TABLE.column("id").to_pylist(), TABLE.column("landed").to_pylist(), strict=True))
     keys: list[str] = []
     labels: list[str] = []
-    for now, events, known in cut(shuffled):
+    for now, events, known in played(shuffled):
         assert {"y", "landed"}.isdisjoint(events.column_names)
-        assert all(now - 6 * HOUR <= time < now for time in events.column("at").to_pylist())
-        assert all(now - 6 * HOUR <= time < now for time in known.column("label_time").to_pylist())
-        assert all(landed[key] == t for key, t in zip(known["id"].to_pylist(), known["label_time"].to_pylist(), strict=True))
+        assert all(now - STEP <= time < now for time in events.column("at").to_pylist())
+        times = dict(zip(known["id"].to_pylist(), known["label_time"].to_pylist(), strict=True))
+        assert all(now - STEP <= time < now and landed[key] == time for key, time in times.items())
         keys += events.column("id").to_pylist()
-        labels += known.column("id").to_pylist()
+        labels += times
     assert keys == TABLE.column("id").to_pylist()  # in order of time
     assert sorted(labels) == sorted(keys)
-    assert len(cut(shuffled)) == len({now for now, _, _ in cut(shuffled)})
+
+
+def test_the_next_look_is_never_now_nor_before_and_follows_what_takes_effect() -> None:
+    assert next_edge(START, STEP, ()) == START + STEP
+    assert next_edge(START - HOUR, STEP, ()) == START
+    effective = START + 2 * HOUR
+    assert next_edge(START, STEP, [effective]) == effective + GRAIN
+    assert next_edge(effective + GRAIN, STEP, [effective]) == START + STEP  # it has been looked at
 
 
 def test_rows_without_a_target_are_events_without_a_label() -> None:
     target = pa.array([None if i % 3 == 0 else float("nan") if i % 3 == 1 else 1.0 for i in range(ROWS)])
-    found = cut(TABLE.set_column(4, "y", target))
+    found = played(TABLE.set_column(4, "y", target))
     assert sum(events.num_rows for _, events, _ in found) == ROWS
     assert sum(labels.num_rows for _, _, labels in found) == ROWS // 3
 
 
-@pytest.mark.xfail(reason="a missing label time becomes the end of time, overflows the slices, and nothing is played at all")
+@pytest.mark.xfail(reason="a row without a label time never gets its label here; ingest takes the event's own time")
 def test_a_missing_label_time_is_the_events_own_as_in_ingest() -> None:
     landed = TABLE.column("landed").to_pylist()
     landed[7] = None
-    found = cut(TABLE.set_column(5, "landed", pa.array(landed, pa.timestamp("us", tz="UTC"))))
+    found = played(TABLE.set_column(5, "landed", pa.array(landed, pa.timestamp("us", tz="UTC"))))
     assert sum(labels.num_rows for _, _, labels in found) == ROWS
 
 
-@pytest.mark.xfail(reason="ingest reads numbers as epoch seconds, the backtest's slices as microseconds")
+@pytest.mark.xfail(reason="a missing event time becomes the end of time, and the replay overflows", raises=OverflowError)
+def test_one_missing_event_time_does_not_end_the_replay() -> None:
+    at = TABLE.column("at").to_pylist()
+    at[7] = None
+    found = played(TABLE.set_column(1, "at", pa.array(at, pa.timestamp("us", tz="UTC"))))
+    assert sum(events.num_rows for _, events, _ in found) >= ROWS - 1
+
+
+@pytest.mark.xfail(reason="ingest reads numbers as epoch seconds, the replay as microseconds")
 def test_epoch_seconds_are_the_same_times_as_in_ingest() -> None:
     seconds = [time.timestamp() for time in TABLE.column("at").to_pylist()]
-    found = cut(TABLE.set_column(1, "at", pa.array(seconds)))
-    assert [now for now, _, _ in found] == [now for now, _, _ in cut(TABLE)]
+    found = Recording(TABLE.set_column(1, "at", pa.array(seconds)), config().streams["s"])
+    assert found.start == START
 
 
 @pytest.mark.xfail(reason="Arrow casts text without a zone to no zoned timestamp; ingest takes it as UTC")
 def test_times_as_text_without_a_zone_are_utc_as_in_ingest() -> None:
     texts = [time.strftime("%Y-%m-%dT%H:%M:%S") for time in TABLE.column("at").to_pylist()]
-    found = cut(TABLE.set_column(1, "at", pa.array(texts)))
-    assert [now for now, _, _ in found] == [now for now, _, _ in cut(TABLE)]
+    found = Recording(TABLE.set_column(1, "at", pa.array(texts)), config().streams["s"])
+    assert found.start == START
+
+
+def test_an_absent_column_is_named() -> None:
+    with pytest.raises(BadData, match="no column 'landed'"):
+        Recording(TABLE.drop_columns(["landed"]), config().streams["s"])
 
 
 @pytest.mark.xfail(reason="prequential() takes the minimum of no positions: ValueError instead of a result or BadData")
@@ -246,7 +272,6 @@ def test_a_recording_reads_the_same_from_every_kind_of_file(tmp_path: Path) -> N
     (tmp_path / "a.ndjson").write_text(lines)
     found = [read_recording(tmp_path / name) for name in ("a.parquet", "a.CSV", "a.ndjson")]
     assert all(table.to_pydict() == part.to_pydict() for table in found)
-    assert Categorical.of(found[1].column("c").to_pylist()).vocabulary
 
 
 @pytest.mark.parametrize(
