@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N-1")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the log of a run that was interrupted"
+        "--resume", action="store_true", help="keep what the log has from an earlier run, interrupted or with fewer seeds"
     )
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -208,7 +208,6 @@ def main() -> None:
         text=text_of(runs, monthly, chosen),
         details={"chosen": chosen, "monthly_passes": monthly, "runs": [asdict(run) for run in runs]},
     )
-    log.unlink()
 
 
 if __name__ == "__main__":

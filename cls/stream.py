@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine
 
 from cls.act import Actor
 from cls.config import StreamConfig
-from cls.detect import data_fault, judge_scores, judge_window, kl_detector
-from cls.domain import Batch, Champion, DeadLetter, Json, Labels, RolloutState, Verdict, Window
+from cls.detect import judge_window, kl_detector
+from cls.domain import Batch, Champion, DeadLetter, Json, Labels, Verdict, Window
 from cls.ingest import bury, take_events, take_labels
+from cls.join import Joiner
 from cls.ports import ArtifactStore, Events, RawBatch, SampleLog, SegmentStore, Source
 from cls.times import from_us, to_us
 from cls.window import fill
@@ -36,7 +36,6 @@ from storage.db import reading, transaction
 CLOCK_AHEAD = timedelta(days=1)  # events may be dated this far into the future, not farther
 UNREADABLE = (ValueError, TypeError, OverflowError, ArithmeticError, pa.ArrowException)
 Advance = tuple[str, str, str]  # consumer, the position that it is at, the next one
-SERIES = 2000  # panes that the score detector looks at, at most
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class StreamLoop:
         self.ports = ports
         self.detector = kl_detector(settings.detect)
         self.actor = Actor(name, settings, ports.engine, ports.log, ports.artifacts)
+        self.joiner = Joiner(name, settings, ports.engine, ports.log, self.actor)
         self.profile = lru_cache(maxsize=8)(self._load_profile)
         with transaction(ports.engine) as connection:
             stream_store.ensure_stream(connection, name)
@@ -77,7 +77,7 @@ class StreamLoop:
     def turn(self) -> bool:
         """Take every turn once; returns whether any did something."""
         ingested = self.ingest()
-        joined = self.join()
+        joined = self.joiner.join()
         return self.act(moved=ingested or joined) or ingested or joined
 
     def act(self, *, moved: bool) -> bool:
@@ -167,7 +167,7 @@ class StreamLoop:
                 else:
                     drift_store.keep_window(connection, self.name, champion.promotion, window)
                 for verdict in verdicts:
-                    self._record(connection, champion, verdict)
+                    self.actor.record(connection, champion, verdict)
 
     def _latest_us(self) -> int:
         return to_us(self.ports.clock() + CLOCK_AHEAD)
@@ -247,116 +247,10 @@ class StreamLoop:
     def _load_profile(self, sha256: str) -> Profile:
         return Profile.from_json(json.loads(self.ports.artifacts.get(sha256)))
 
-    def _record(self, connection: Connection, champion: Champion, verdict: Verdict) -> None:
-        """Keep a verdict; an alarm opens an episode unless one is live."""
-        verdict_id = drift_store.add_verdict(connection, self.name, champion.promotion, verdict)
-        episode = drift_store.live_episode(connection, self.name)
-        now = stream_store.watermark(connection, self.name) or verdict.time_to
-        if verdict.alarm and episode is None:
-            fault = data_fault(verdict.drift) if verdict.drift else None
-            self.actor.open_episode(connection, verdict_id, verdict, now, fault)
-        elif not verdict.alarm and episode is not None and (episode.assessment or {}).get("fault"):
-            self.actor.close_episode(connection, episode, now, "the data are whole again")
-
-    # -- join ---------------------------------------------------------------------------------------------------------
-
-    def join(self) -> bool:
-        """Join the next segment of labels with the predictions made for its events, once all of them are scored."""
-        with reading(self.ports.engine) as connection:
-            token = stream_store.position(connection, self.name, "join")
-            start = int(token or 0)
-            scored = int(stream_store.position(connection, self.name, "score") or 0)
-            segment = log_store.segment_at(connection, self.name, "labels", start)
-            champion = version_store.champion(connection, self.name)
-            if segment is None or champion is None or (segment.max_position or 0) >= scored:
-                return False
-            rollouts = version_store.rollouts_in(
-                connection, self.name, RolloutState.SHADOW, RolloutState.WATCHING
-            )
-        position, value = self.ports.log.labels(self.name, segment.start, segment.stop)
-        low = int(position.min())
-        predictions = self.ports.log.predictions(self.name, low, int(position.max()) + 1).take(position - low)
-        loss = self._losses(predictions.prediction, value)
-        shadow_loss = self._losses(predictions.shadow, value)
-        events = self.ports.log.events(self.name, low, int(position.max()) + 1)
-        own = np.isfinite(loss) & (position >= champion.since) & (predictions.version == champion.version)
-        gains = _gains(
-            position[own] - champion.since, loss[own], events.time_us[position[own] - low], self._pane_rows
-        )
-        with transaction(self.ports.engine) as connection:
-            stream_store.advance(connection, self.name, "join", token, str(segment.stop))
-            label_store.add_to_panes(connection, self.name, champion.promotion, self._pane_rows, gains)
-            for rollout in rollouts:
-                served: int | None = rollout.parent
-                other: int | None = rollout.version
-                sign = 1.0
-                if rollout.state == RolloutState.WATCHING:
-                    served, other, sign = rollout.version, rollout.parent, -1.0
-                both = np.isfinite(loss) & np.isfinite(shadow_loss)
-                both &= (predictions.version == served) & (predictions.shadow_version == other)
-                if both.any():
-                    difference = sign * (shadow_loss[both] - loss[both])
-                    base = loss[both] if sign > 0 else shadow_loss[both]
-                    version_store.add_paired(
-                        connection,
-                        rollout.id,
-                        int(both.sum()),
-                        float(difference.sum()),
-                        float(difference @ difference),
-                        float(base.sum()),
-                    )
-            self._watch_scores(connection, champion)
-        return True
-
-    @property
-    def _pane_rows(self) -> int:
-        return self.settings.detect.score_pane_rows
-
-    def _losses(self, prediction: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the loss of each row, NaN where nothing was predicted: absolute error, or 0/1."""
-        if self.settings.task == "regression":
-            return np.abs(prediction - value)
-        return np.where(np.isfinite(prediction), (prediction != value).astype(np.float64), np.nan)
-
-    def _watch_scores(self, connection: Connection, champion: Champion) -> None:
-        now = stream_store.watermark(connection, self.name)
-        if now is None:
-            return
-        detect = self.settings.detect
-        closed = label_store.close_panes(
-            connection,
-            self.name,
-            champion.promotion,
-            coverage=detect.coverage,
-            deadline=now - detect.label_deadline,
-        )
-        if not closed:
-            return
-        series = label_store.pane_series(connection, self.name, champion.promotion, SERIES)
-        last = len(series) - len(closed)
-        for stop in range(last + 1, len(series) + 1):
-            verdict = judge_scores(series[:stop], champion, detect, now)
-            if verdict is not None:
-                self._record(connection, champion, verdict)
-
 
 def _positioned(batch: Batch, start: int) -> Events:
     position = np.arange(start, start + len(batch.key), dtype=np.int64)
     return Events(batch.columns, position, batch.time_us, batch.role, batch.prediction, batch.version)
-
-
-def _gains(
-    offset: NDArray[np.int64], loss: NDArray[np.float64], time_us: NDArray[np.int64], size: int
-) -> list[label_store.PaneGain]:
-    """Sum losses by pane."""
-    gains = []
-    panes, which = np.unique(offset // size, return_inverse=True)
-    for i, pane in enumerate(panes.tolist()):
-        rows = which == i
-        gains.append(
-            label_store.PaneGain(pane, int(rows.sum()), float(loss[rows].sum()), from_us(time_us[rows].max()))
-        )
-    return gains
 
 
 def _label_record(settings: StreamConfig, row: Any) -> Json:

@@ -285,7 +285,9 @@ def test_the_cache_is_bounded_and_serves_what_was_read(engine: Engine) -> None:
     assert store.reads == 5
 
 
-@pytest.mark.xfail(reason="segments of an older schema lack a column, and joining them with newer ones raises ValueError")
+@pytest.mark.xfail(
+    reason="segments of an older schema lack a column, and joining them with newer ones raises ValueError"
+)
 def test_a_feature_added_to_the_schema_is_missing_in_older_segments(world: World) -> None:
     world.add_events(2)
     newer = batch(2, 2)

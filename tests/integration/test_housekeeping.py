@@ -28,7 +28,14 @@ HOUR = timedelta(hours=1)
 def batch(rows: int = 3) -> Batch:
     zeros = np.zeros(rows, np.int64)
     keys = [f"k{i}" for i in range(rows)]
-    return Batch({"x": np.arange(rows, dtype=np.float64)}, keys, zeros, zeros.astype(np.int8), np.full(rows, np.nan), zeros)
+    return Batch(
+        {"x": np.arange(rows, dtype=np.float64)},
+        keys,
+        zeros,
+        zeros.astype(np.int8),
+        np.full(rows, np.nan),
+        zeros,
+    )
 
 
 def age(path: Path, by: timedelta) -> None:
@@ -89,7 +96,9 @@ def test_inbox_files_without_a_row_go_after_the_grace_period(engine: Engine, hom
     assert collect_inbox(engine, home / "absent", HOUR) == 0
 
 
-def test_inbox_files_go_once_ingest_has_committed_them_and_their_rows_stay(engine: Engine, home: Path) -> None:
+def test_inbox_files_go_once_ingest_has_committed_them_and_their_rows_stay(
+    engine: Engine, home: Path
+) -> None:
     box = Inbox(engine, home)
     for sequence in (1, 2, 3):
         box.put("s", "p", sequence, "events", pa.table({"x": [sequence]}))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, select
 
 import cls.act
 import cls.scorer
@@ -29,7 +28,7 @@ from cls.stream import Ports, StreamLoop
 from storage import queue, streams, tables
 from storage import versions as version_store
 from storage.artifacts import MemoryArtifacts
-from storage.db import reading
+from storage.db import open_database, reading
 from storage.db import transaction as real_transaction
 from storage.log import Log, next_position
 from storage.segments import MemorySegments
@@ -65,7 +64,7 @@ def stream(**changes: dict[str, Any]) -> StreamConfig:
             "bootstrap_rows": 90,
             "cooldown": "0s",
             "overrides": {"epochs": 1.0, "fisher_rows": 32},
-            "bootstrap_overrides": {"epochs": 12.0, "learning_rate": 0.02},
+            "bootstrap_overrides": {"epochs": 60.0, "learning_rate": 0.03},
             "device_seconds_per_1k_passes": 1.0,
             "budget_device_seconds_per_day": 1e6,
         },
@@ -84,7 +83,9 @@ def table(first: int, rows: int, *, shift: float = 0.0, noise: bool = False) -> 
     return pa.table(
         {
             "id": [f"k{i}" for i in range(first, first + rows)],
-            "at": pa.array([START + i * HOUR / 10 for i in range(first, first + rows)], pa.timestamp("us", tz="UTC")),
+            "at": pa.array(
+                [START + i * HOUR / 10 for i in range(first, first + rows)], pa.timestamp("us", tz="UTC")
+            ),
             "x": x,
             "c": rng.choice(["a", "b"], rows).tolist(),
             "y": rng.standard_cauchy(rows) if noise else 2 * x + 1,
@@ -97,7 +98,11 @@ def labels_of(events: pa.Table, lag: timedelta) -> pa.Table:
     whens = events.column("at").to_pylist()
     times = [time + lag + (3 * HOUR if i % 3 == 2 else 0 * HOUR) for i, time in enumerate(whens)]
     return pa.table(
-        {"id": events.column("id"), "y": events.column("y"), "label_time": pa.array(times, pa.timestamp("us", tz="UTC"))}
+        {
+            "id": events.column("id"),
+            "y": events.column("y"),
+            "label_time": pa.array(times, pa.timestamp("us", tz="UTC")),
+        }
     )
 
 
@@ -139,14 +144,16 @@ class World:
         cache = ModelCache(self.engine, self.artifacts, {}, 4)
         self.scorer = Scorer("s", self.engine, self.log, self.segments, cache)
 
-    def settle(self, turns: int = 60) -> None:
+    def settle(self, turns: int = 25) -> None:
         """Let everything happen that can happen now."""
         for _ in range(turns):
             moved = self.turn()
             moved |= self.scorer.step() > 0
             if not (self.work() or moved):
                 return
-        raise AssertionError(f"the loop does not come to rest: {[row.error for row in self.rows(tables.jobs)][-3:]}")
+        raise AssertionError(
+            f"the loop does not come to rest: {[row.error for row in self.rows(tables.jobs)][-3:]}"
+        )
 
     def turn(self) -> bool:
         """Take a turn of the loop; the first one after a start acts on what the last process had left undone."""
@@ -192,8 +199,29 @@ class World:
 
     def picture(self) -> dict[str, Any]:
         """Return all that an undisturbed run would have, without database times and tokens."""
-        drop = {"id", "payload", "created_at", "run_at", "started_at", "ended_at", "recorded_at", "received_at", "attempt"}
-        drop |= {"crashes", "token", "lease_until", "worker", "error", "path", "sha256", "handled", "digest", "files"}
+        drop = {
+            "id",
+            "payload",
+            "created_at",
+            "run_at",
+            "started_at",
+            "ended_at",
+            "recorded_at",
+            "received_at",
+            "attempt",
+        }
+        drop |= {
+            "crashes",
+            "token",
+            "lease_until",
+            "worker",
+            "error",
+            "path",
+            "sha256",
+            "handled",
+            "digest",
+            "files",
+        }
         drop |= {"reference", "next_at"}
         kept = (
             tables.positions,
@@ -230,14 +258,18 @@ class World:
             for which in kept
         }
         waits = [row for row in found["ledger"] if row["decision"] == "defer"]
-        found["ledger"] = [row for row in found["ledger"] if row not in waits]  # asked more often, it waits more often
+        found["ledger"] = [
+            row for row in found["ledger"] if row not in waits
+        ]  # asked more often, it waits more often
         for row in found["ledger"]:
             if "verdict" in row["details"]:
                 row["details"] = row["details"] | {"verdict": rank["verdict_id"][row["details"]["verdict"]]}
         for job in found["jobs"]:
             job["input"] = job["input"] | {"episode": rank["episode_id"][job["input"]["episode"]]}
         with reading(self.engine) as connection:
-            counts = {kind: next_position(connection, "s", kind) for kind in ("events", "labels", "predictions")}
+            counts = {
+                kind: next_position(connection, "s", kind) for kind in ("events", "labels", "predictions")
+            }
         events = self.log.events("s", 0, counts["events"])
         scores = self.log.predictions("s", 0, counts["predictions"])
         position, value = self.log.labels("s", 0, counts["labels"])
@@ -329,22 +361,27 @@ def driven(world: World, crashes: Crashes, monkeypatch: pytest.MonkeyPatch) -> d
 
 
 @pytest.fixture(scope="module")
-def pictures() -> dict[str, Any]:
-    """Return the picture of the undisturbed run by database, made once."""
-    return {}
+def quiet(sqlite_template: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], int]:
+    """Return the picture of an undisturbed run on SQLite, and the number of its transactions."""
+    path = tmp_path_factory.mktemp("quiet") / "cls.db"
+    shutil.copyfile(sqlite_template, path)
+    engine = open_database(f"sqlite:///{path}")
+    crashes = Crashes(lambda _: "")
+    with pytest.MonkeyPatch.context() as patch:
+        picture = driven(World(engine, stream()), crashes, patch)
+    engine.dispose()
+    return picture, crashes.begun
 
 
-def undisturbed(engine: Engine, pictures: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run without a crash on this (fresh) database, or return what such a run showed before."""
-    name = engine.dialect.name
-    if name not in pictures:
-        crashes = Crashes(lambda _: "")
-        pictures[name] = (driven(World(engine, stream()), crashes, monkeypatch), crashes.begun)
-    return pictures[name]
+def different(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    return [part for part, value in expected.items() if found[part] != value]
 
 
-def test_a_quiet_run_goes_all_the_way(engine: Engine, pictures: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    picture, begun = undisturbed(engine, pictures, monkeypatch)
+def test_a_quiet_run_goes_all_the_way_and_is_the_same_on_both_databases(
+    engine: Engine, quiet: tuple[dict[str, Any], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, begun = quiet
+    assert different(driven(World(engine, stream()), Crashes(lambda _: ""), monkeypatch), picture) == []
     assert begun > 50
     assert [job["state"] for job in picture["jobs"]].count("succeeded") >= 3
     assert len(picture["promotions"]) >= 2
@@ -361,18 +398,14 @@ def test_a_quiet_run_goes_all_the_way(engine: Engine, pictures: dict[str, Any], 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_crashes_at_any_transaction_change_nothing(
-    engine: Engine, seed: int, pictures: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    engine: Engine, seed: int, quiet: tuple[dict[str, Any], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two of three transactions die, before their commit or right after it; each time new processes go on."""
-    name = engine.dialect.name
-    if name not in pictures:
-        pytest.skip("runs after the undisturbed run")
     rng = np.random.default_rng(seed)
     crashes = Crashes(lambda _: ("before", "after", "")[rng.integers(3)])
     found = driven(World(engine, stream()), crashes, monkeypatch)
     assert crashes.crashed > 80
-    expected = pictures[name][0]
-    assert [part for part, value in expected.items() if found[part] != value] == []
+    assert different(found, quiet[0]) == []
 
 
 # -- labels -----------------------------------------------------------------------------------------------------------
@@ -381,7 +414,9 @@ def test_crashes_at_any_transaction_change_nothing(
 def test_labels_wait_for_their_event_and_land_once(world: World) -> None:
     events = table(0, 4)
     bare, labels = events.drop_columns(["y"]), labels_of(events, HOUR)
-    world.feed(("events", bare.slice(0, 1)), ("labels", labels), ("events", bare.slice(1)), ("labels", labels))
+    world.feed(
+        ("events", bare.slice(0, 1)), ("labels", labels), ("events", bare.slice(1)), ("labels", labels)
+    )
     position, value = world.log.labels("s", 0, 99)
     assert position.tolist() == [0, 1, 3, 2]  # the third became known three hours later
     assert value.tolist() == [events.column("y")[i].as_py() for i in position]
@@ -419,7 +454,9 @@ def test_a_label_never_lands_before_its_time(world: World) -> None:
     late = World(world.engine, settings)
     late.boot()
     events = table(0, 10)
-    landed = pa.array([START + 5 * HOUR + i * HOUR / 60 for i in range(10)][::-1], pa.timestamp("us", tz="UTC"))
+    landed = pa.array(
+        [START + 5 * HOUR + i * HOUR / 60 for i in range(10)][::-1], pa.timestamp("us", tz="UTC")
+    )
     late.feed(("events", events.append_column("landed", landed)))
     assert len(late.log.labels("s", 0, 99)[0]) == 0
     late.feed(("events", table(50, 1).drop_columns(["y"])))  # 5 h: one has landed
@@ -472,7 +509,9 @@ def learned(world: World, rows: int = 240) -> None:
     assert world.champion() is not None
 
 
-@pytest.mark.xfail(reason="nothing remembers that a job is to be decided on: a fresh loop acts on new data only")
+@pytest.mark.xfail(
+    reason="nothing remembers that a job is to be decided on: a fresh loop acts on new data only"
+)
 def test_a_decision_that_a_crash_cut_off_is_taken_by_the_next_process(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -490,20 +529,41 @@ def test_a_decision_that_a_crash_cut_off_is_taken_by_the_next_process(
     assert [row.kind for row in world.rows(tables.jobs)] == ["update"]
 
 
-@pytest.mark.xfail(reason="a first model that its gate rejects is trained again at once on the same labels, for ever")
+@pytest.mark.xfail(
+    reason="a first model that its gate rejects is trained again at once on the same labels, for ever"
+)
 def test_a_first_model_that_the_gate_rejects_is_not_trained_again_without_new_labels(world: World) -> None:
     hopeless = World(
-        world.engine, stream(update={"bootstrap_overrides": {"epochs": 1.0, "learning_rate": 1e-9, "max_steps": 1}})
+        world.engine,
+        stream(update={"bootstrap_overrides": {"epochs": 1.0, "learning_rate": 1e-9, "max_steps": 1}}),
     )
     hopeless.boot()
     rng = np.random.default_rng(0)
     noise = table(0, 600).set_column(4, "y", pa.array(np.exp(rng.normal(0, 0.01, 600)) * 100))
     hopeless.source.push("events", noise)
-    hopeless.settle(turns=30)
+    hopeless.settle()
     assert len(hopeless.rows(tables.jobs)) == 1
 
 
-@pytest.mark.xfail(reason="a dead assessment is asked for again at once: with one damaged version it goes on for ever")
+@pytest.mark.xfail(
+    reason="without a cool-down an update that its gate rejects is trained again at once on the same labels, until the budget is spent"
+)
+def test_an_update_that_the_gate_rejects_is_not_trained_again_without_new_labels(world: World) -> None:
+    learned(world)
+    before = len(world.rows(tables.jobs))
+    ruin = {"overrides": {"learning_rate": 1.0, "epochs": 4.0, "average_share": 0.0, "clip_norm": 0.0}}
+    ruining = World(world.engine, stream(update=ruin), world.segments, world.artifacts, world.source)
+    ruining.boot()
+    events = table(240, 120)
+    ruining.feed(("events", events.drop_columns(["y"])), ("labels", labels_of(events, HOUR)))
+    jobs = ruining.rows(tables.jobs)[before:]
+    assert 1 <= len(jobs) <= 2
+    assert all(row.result["version"] is None for row in jobs)
+
+
+@pytest.mark.xfail(
+    reason="a dead assessment is asked for again at once: with one damaged version it goes on for ever"
+)
 def test_an_assessment_that_died_is_not_repeated_without_end(world: World) -> None:
     drifting = World(world.engine, stream(update={"cadence": "drift", "min_rows": 20}))
     drifting.boot()
@@ -520,7 +580,9 @@ def test_an_assessment_that_died_is_not_repeated_without_end(world: World) -> No
     assert sum(row.kind == "assess" for row in drifting.rows(tables.jobs)) <= 3
 
 
-@pytest.mark.xfail(reason="add_rollout's Refused leaves act(): no turn ever succeeds again, and the shadow it waits for cannot end")
+@pytest.mark.xfail(
+    reason="add_rollout's Refused leaves act(): no turn ever succeeds again, and the shadow it waits for cannot end"
+)
 def test_a_retried_update_that_ends_during_a_rollout_does_not_block_the_stream(world: World) -> None:
     learned(world)
     champion = world.champion()
@@ -528,10 +590,27 @@ def test_a_retried_update_that_ends_during_a_rollout_does_not_block_the_stream(w
     with real_transaction(world.engine) as connection:
         settings = world.settings.model_dump(mode="json", by_alias=True)
         old = JobInput(
-            "ewc+replay", 0, 100, 100, champion, 1, 1, START, START, True, "retried by an operator", settings=settings
+            "ewc+replay",
+            0,
+            100,
+            100,
+            champion,
+            1,
+            1,
+            START,
+            START,
+            True,
+            "retried by an operator",
+            settings=settings,
         )
         version_store.add_rollout(
-            connection, "s", champion, parent=champion, light=False, effective_at=START + 999 * HOUR, episode=None
+            connection,
+            "s",
+            champion,
+            parent=champion,
+            light=False,
+            effective_at=START + 999 * HOUR,
+            episode=None,
         )
         queue.enqueue(connection, "s", JobKind.UPDATE, old, 0)
         job = queue.claim(connection, "w", LEASE)
@@ -570,7 +649,11 @@ def test_panes_hold_sums_close_by_coverage_or_deadline_and_never_mix(engine: Eng
             return label_store.close_panes(connection, "s", 1, coverage=0.9, deadline=deadline)
 
         label_store.add_to_panes(
-            connection, "s", 1, 10, [gain(0, 5, 10.0, START), gain(1, 10, 30.0, START + HOUR), gain(2, 1, 9.0, START + HOUR)]
+            connection,
+            "s",
+            1,
+            10,
+            [gain(0, 5, 10.0, START), gain(1, 10, 30.0, START + HOUR), gain(2, 1, 9.0, START + HOUR)],
         )
         assert close() == []  # pane 0 is half covered and holds back pane 1
         label_store.add_to_panes(connection, "s", 1, 10, [gain(0, 4, 17.0, START - HOUR)])

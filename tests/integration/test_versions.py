@@ -22,7 +22,9 @@ DAY = timedelta(days=1)
 
 
 def version(learned: int = 10, job: int | None = None) -> ModelVersion:
-    return ModelVersion("s", 0, "d" * 64, None, job, "ewc", learned, 0, 5, {}, {"loss": 1.5}, EPOCH, {"a": "b"})
+    return ModelVersion(
+        "s", 0, "d" * 64, None, job, "ewc", learned, 0, 5, {}, {"loss": 1.5}, EPOCH, {"a": "b"}
+    )
 
 
 @pytest.fixture
@@ -36,7 +38,14 @@ def stream(engine: Engine) -> Engine:
 
 def promote(connection: Connection, number: int, expected: int | None, since: int = 0) -> None:
     store.promote(
-        connection, "s", number, expected=expected, since=since, reference=f"{number:064}", at=AT, reason="test"
+        connection,
+        "s",
+        number,
+        expected=expected,
+        since=since,
+        reference=f"{number:064}",
+        at=AT,
+        reason="test",
     )
 
 
@@ -63,7 +72,12 @@ def test_versions_are_numbered_without_gaps_by_many_at_once(database_url: str) -
 def test_a_version_comes_back_as_it_was(stream: Engine) -> None:
     with reading(stream) as connection:
         found = store.read_version(connection, "s", 3)
-        assert (found.number, found.learned_up_to, found.files, found.metrics) == (3, 30, {"a": "b"}, {"loss": 1.5})
+        assert (found.number, found.learned_up_to, found.files, found.metrics) == (
+            3,
+            30,
+            {"a": "b"},
+            {"loss": 1.5},
+        )
         assert [v.number for v in store.list_versions(connection, "s", 2)] == [5, 4]
         assert store.learned_ends(connection, "s") == [10, 20, 30, 40, 50]
         with pytest.raises(NotFound, match="no version 9"):
@@ -128,7 +142,13 @@ def test_who_served_each_position_is_known(stream: Engine) -> None:
         for number, expected, since in ((1, None, 0), (2, 1, 100), (3, 2, 100), (2, 3, 250)):
             promote(connection, number, expected, since)
         assert store.first_reference(connection, "s") == f"{1:064}"
-        for position, numbers in ((0, [1, 2, 3, 2]), (99, [1, 2, 3, 2]), (100, [3, 2]), (249, [3, 2]), (250, [2])):
+        for position, numbers in (
+            (0, [1, 2, 3, 2]),
+            (99, [1, 2, 3, 2]),
+            (100, [3, 2]),
+            (249, [3, 2]),
+            (250, [2]),
+        ):
             found = store.promotions_covering(connection, "s", position)
             assert [row.version for row in found] == numbers
         assert [row.version for row in store.list_promotions(connection, "s", newest=2)] == [3, 2]
@@ -153,7 +173,12 @@ def test_one_rollout_is_on_its_way_per_stream_and_moves_by_compare_and_set(strea
         store.add_paired(connection, shadow.id, 10, 1.5, 4.0, 20.0)
         store.add_paired(connection, shadow.id, 5, -0.5, 1.0, 10.0)
         (shadow,) = store.rollouts_in(connection, "s", RolloutState.SHADOW)
-        assert (shadow.paired_n, shadow.paired_total, shadow.paired_squares, shadow.base_loss) == (15, 1.0, 5.0, 30.0)
+        assert (shadow.paired_n, shadow.paired_total, shadow.paired_squares, shadow.base_loss) == (
+            15,
+            1.0,
+            5.0,
+            30.0,
+        )
         assert store.shadow_plan(connection, "s") == [(40, 2)]
         store.move_rollout(connection, shadow, RolloutState.WATCHING, at=AT, since=90)
         (watching,) = store.rollouts_in(connection, "s", RolloutState.WATCHING)

@@ -76,7 +76,12 @@ MANUAL = Request("manual")
         (replace(QUIET, champion=None, labels=500), {"cadence": "never"}, Update, "first model"),
         (replace(QUIET, episode=episode(), drifted_labels=99), {}, Defer, "waits for 100 labels"),
         (replace(QUIET, episode=episode()), {}, Defer, "being assessed"),
-        (replace(QUIET, episode=episode(losses={1: 5.0})), {}, Defer, "being assessed"),  # of an older champion
+        (
+            replace(QUIET, episode=episode(losses={1: 5.0})),
+            {},
+            Defer,
+            "being assessed",
+        ),  # of an older champion
         (HARMLESS, {}, Skip, "harmless"),
         (replace(HARMLESS, episode=episode("score", {1: 30.0, 2: 10.0})), {}, Update, "harmful"),
         (replace(HARMLESS, expected_loss=None), {}, Update, "harmful"),
@@ -126,7 +131,9 @@ def test_what_follows_from_a_situation(
 
 
 def test_only_harmless_drift_moves_the_reference() -> None:
-    assert decide(HARMLESS, stream()) == Skip("harmless drift: the champion's loss has not suffered", rebase=True)
+    assert decide(HARMLESS, stream()) == Skip(
+        "harmless drift: the champion's loss has not suffered", rebase=True
+    )
     for situation in (QUIET, replace(HARMFUL, fault="f"), replace(QUIET, request=MANUAL, new_labels=0)):
         decision = decide(situation, stream())
         assert isinstance(decision, Skip)
@@ -248,7 +255,9 @@ def test_a_redeployment_waits_like_any_other_update(change: dict[str, Any]) -> N
 @pytest.mark.parametrize("policy", CADENCES[:4])
 def test_a_full_budget_lets_an_update_through_however_much_has_gathered(policy: dict[str, Any]) -> None:
     full = 24.0 * stream().update.budget_burst_days
-    gathered = replace(HARMFUL, new_labels=50_000, allowance=full)  # 625 device-seconds at the last price, 168 in the bucket
+    gathered = replace(
+        HARMFUL, new_labels=50_000, allowance=full
+    )  # 625 device-seconds at the last price, 168 in the bucket
     assert isinstance(decide(gathered, stream(**policy)), Update)
 
 

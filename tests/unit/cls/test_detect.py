@@ -23,7 +23,11 @@ CHAMPION = Champion("s", 3, 2, since=1000, promotion=5, reference="0" * 64)
 def columns(rng: np.random.Generator, rows: int, shift: float = 0.0, missing: float = 0.0) -> Columns:
     x: NDArray[np.float64] = rng.normal(shift, 1, rows)
     x[rng.random(rows) < missing] = np.nan
-    return {"x": x, "z": rng.normal(size=rows), "c": Categorical.of(rng.choice(["a", "b", "c"], rows).tolist())}
+    return {
+        "x": x,
+        "z": rng.normal(size=rows),
+        "c": Categorical.of(rng.choice(["a", "b", "c"], rows).tolist()),
+    }
 
 
 RNG = np.random.default_rng(11)
@@ -82,7 +86,9 @@ def test_a_column_that_broke_is_a_fault_and_a_column_that_moved_is_not() -> None
     assert data_fault(broken.drift) is not None
     assert "'x' is missing in" in str(data_fault(broken.drift))
     assert data_fault(moved.drift) is None
-    some = judge(columns(RNG, 500, missing=0.3))  # people began to leave the field empty: the world, not a fault
+    some = judge(
+        columns(RNG, 500, missing=0.3)
+    )  # people began to leave the field empty: the world, not a fault
     assert some.alarm
     assert some.drift is not None
     assert data_fault(some.drift) is None
@@ -123,6 +129,8 @@ def test_a_risen_error_is_a_verdict_with_positions_counted_from_the_promotion(me
 def test_steady_and_falling_errors_and_none_at_all_say_nothing() -> None:
     settings = DetectConfig(score_pane_rows=50)
     for series in (panes((100, 5.0)), panes((60, 9.0), (60, 5.0)), []):
-        assert all(judge_scores(series[:stop], CHAMPION, settings, AT) is None for stop in range(len(series) + 1))
+        assert all(
+            judge_scores(series[:stop], CHAMPION, settings, AT) is None for stop in range(len(series) + 1)
+        )
     off = DetectConfig(score_method="none")
     assert judge_scores(panes((80, 5.0), (40, 9.0)), CHAMPION, off, AT) is None

@@ -200,7 +200,10 @@ def test_training_sees_train_and_tune_rows_alone_up_to_its_as_of() -> None:
     altered.mine = np.where(gated, -1e9, altered.mine)
     other = train(job, "s", stream(), altered, None, None, lambda _a, _b: None, {})
     assert found.curve == other.curve
-    assert all(torch.equal(tensor, other.checkpoint.tensors[name]) for name, tensor in found.checkpoint.tensors.items())
+    assert all(
+        torch.equal(tensor, other.checkpoint.tensors[name])
+        for name, tensor in found.checkpoint.tensors.items()
+    )
 
     tuned = RecordedLog(target, -target, np.where(clean.role == Role.TUNE, 3 * target, target))
     tuned_run = train(job, "s", stream(), tuned, None, None, lambda _a, _b: None, {})

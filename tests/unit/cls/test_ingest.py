@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cls.config import SchemaConfig, StreamConfig
+from cls.config import StreamConfig
 from cls.domain import DeadLetter, Role
 from cls.ingest import Intake, bury, roles, take_events, take_labels
 from cls.records import to_table
@@ -145,7 +145,9 @@ RECORD = st.fixed_dictionaries(
         "at": st.sampled_from(
             ["2013-01-01", "2013-02-30", "2013-01-01T02:00:00+02:00", "2030-01-01", "yesterday", "", None]
         ),
-        "x": st.sampled_from([1.5, -3, 2**53 + 1, None, "7", " 8 ", "seven", "", "NaN", math.nan, math.inf, "-inf"]),
+        "x": st.sampled_from(
+            [1.5, -3, 2**53 + 1, None, "7", " 8 ", "seven", "", "NaN", math.nan, math.inf, "-inf"]
+        ),
     },
     optional={
         "c": st.sampled_from(["red", "", "é", 1, 1.0, None]),
@@ -185,7 +187,9 @@ def test_of_equal_keys_the_first_counts_in_every_batch_split(keys: list[str], si
         pytest.param(
             [{"id": "a", "at": "2013-01-01"}, {"id": "b", "at": "2013-01-01", "x": 1.0}],
             id="a row without any feature",
-            marks=pytest.mark.xfail(reason="'none of the features is there' looks at the batch, not at the row"),
+            marks=pytest.mark.xfail(
+                reason="'none of the features is there' looks at the batch, not at the row"
+            ),
         ),
         pytest.param(
             [{"id": "a", "at": 1357000000, "x": 1.0}, {"id": "b", "at": "2013-01-01", "x": 1.0}],
@@ -319,7 +323,13 @@ def test_fractions_of_a_second_and_times_before_the_epoch_are_kept() -> None:
 
 
 def test_keys_are_the_same_text_from_csv_json_and_parquet() -> None:
-    spellings = [pa.array([7]), pa.array([7.0]), ["7"], pa.array([7], pa.uint8()), pa.array(["7"]).dictionary_encode()]
+    spellings = [
+        pa.array([7]),
+        pa.array([7.0]),
+        ["7"],
+        pa.array([7], pa.uint8()),
+        pa.array(["7"]).dictionary_encode(),
+    ]
     assert {take(table(1, id=values)).batch.key[0] for values in spellings} == {"7"}
     assert take(table(1, id=pa.array([2**63 - 1]))).batch.key == [str(2**63 - 1)]
 

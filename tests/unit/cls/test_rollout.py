@@ -18,7 +18,9 @@ from cls.rollout import Step, health, next_step
 
 AT = datetime(2013, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-SETTINGS = RolloutConfig(shadow_rows=300, watch_rows=400, margin=0.1, watch_margin=0.05, deadline=timedelta(hours=72))
+SETTINGS = RolloutConfig(
+    shadow_rows=300, watch_rows=400, margin=0.1, watch_margin=0.05, deadline=timedelta(hours=72)
+)
 WAITING = Rollout(1, "s", 2, 1, RolloutState.WAITING, False, AT, None, 0, 0.0, 0.0, 0.0, None)
 Floats = NDArray[np.float64]
 
@@ -167,7 +169,9 @@ def test_equal_champions_are_rolled_back_no_more_often_than_stated_even_without_
 
 
 @given(st.integers(0, 10**6), st.integers(30, 300), st.floats(0.01, 100))
-def test_health_is_relative_and_the_same_for_every_cut_of_the_rows(seed: int, rows: int, scale: float) -> None:
+def test_health_is_relative_and_the_same_for_every_cut_of_the_rows(
+    seed: int, rows: int, scale: float
+) -> None:
     rng = np.random.default_rng(seed)
     mine, theirs = losses(rng, rows, 1.1)
     whole = health(paired(SHADOW, mine, theirs), 0.95, 300)
@@ -185,13 +189,17 @@ def test_nothing_is_said_on_no_rows() -> None:
     assert health(SHADOW, 0.95, 300).upper == math.inf
 
 
-@pytest.mark.xfail(reason="health() knows nothing where the predecessor's loss is zero, so the watch ends well")
+@pytest.mark.xfail(
+    reason="health() knows nothing where the predecessor's loss is zero, so the watch ends well"
+)
 def test_a_new_champion_is_rolled_back_though_its_predecessor_was_never_wrong() -> None:
     mine, theirs = np.tile([0.0, 1.0], 500), np.zeros(1000)  # every second class wrong
     assert next_step(paired(WATCHING, mine, theirs), 2, AT, SETTINGS).step == Step.ROLL_BACK
 
 
-@pytest.mark.xfail(reason="without any difference the interval stays infinite: an identical candidate is 'undecided'")
+@pytest.mark.xfail(
+    reason="without any difference the interval stays infinite: an identical candidate is 'undecided'"
+)
 def test_a_candidate_that_answers_the_same_on_thousands_of_rows_is_not_worse() -> None:
     same = np.random.default_rng(3).gamma(2, 4, 5000)
     assert next_step(paired(SHADOW, same, same), 1, AT + HOUR, SETTINGS).step == Step.PROMOTE

@@ -48,4 +48,6 @@ def test_a_stream_that_was_away_for_a_week_is_updated_once() -> None:
 
 def test_cron_is_utc_whatever_the_daylight_saving_of_the_machine() -> None:
     spring = datetime(2013, 3, 31, tzinfo=UTC)
-    assert last_fire("30 2 * * *", spring, spring + timedelta(hours=3)) == spring + timedelta(hours=2, minutes=30)
+    assert last_fire("30 2 * * *", spring, spring + timedelta(hours=3)) == spring + timedelta(
+        hours=2, minutes=30
+    )

@@ -1,0 +1,127 @@
+"""Join: labels meet the predictions made for their events; losses fill score panes and compare versions."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine
+
+from cls.act import Actor
+from cls.config import StreamConfig
+from cls.detect import judge_scores
+from cls.domain import Champion, RolloutState
+from cls.ports import SampleLog
+from cls.times import from_us
+from storage import labels as label_store
+from storage import log as log_store
+from storage import streams as stream_store
+from storage import versions as version_store
+from storage.db import reading, transaction
+
+SERIES = 2000  # panes that the score detector looks at, at most
+
+
+class Joiner:
+    """The joining turn of one stream."""
+
+    def __init__(
+        self, name: str, settings: StreamConfig, engine: Engine, log: SampleLog, actor: Actor
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.engine = engine
+        self.log = log
+        self.actor = actor
+
+    def join(self) -> bool:
+        """Join the next segment of labels with the predictions made for its events, once all of them are scored."""
+        with reading(self.engine) as connection:
+            token = stream_store.position(connection, self.name, "join")
+            start = int(token or 0)
+            scored = int(stream_store.position(connection, self.name, "score") or 0)
+            segment = log_store.segment_at(connection, self.name, "labels", start)
+            champion = version_store.champion(connection, self.name)
+            if segment is None or champion is None or (segment.max_position or 0) >= scored:
+                return False
+            rollouts = version_store.rollouts_in(
+                connection, self.name, RolloutState.SHADOW, RolloutState.WATCHING
+            )
+        position, value = self.log.labels(self.name, segment.start, segment.stop)
+        low = int(position.min())
+        predictions = self.log.predictions(self.name, low, int(position.max()) + 1).take(position - low)
+        loss = self._losses(predictions.prediction, value)
+        shadow_loss = self._losses(predictions.shadow, value)
+        events = self.log.events(self.name, low, int(position.max()) + 1)
+        own = np.isfinite(loss) & (position >= champion.since) & (predictions.version == champion.version)
+        gains = _gains(
+            position[own] - champion.since, loss[own], events.time_us[position[own] - low], self._pane_rows
+        )
+        with transaction(self.engine) as connection:
+            stream_store.advance(connection, self.name, "join", token, str(segment.stop))
+            label_store.add_to_panes(connection, self.name, champion.promotion, self._pane_rows, gains)
+            for rollout in rollouts:
+                served: int | None = rollout.parent
+                other: int | None = rollout.version
+                sign = 1.0
+                if rollout.state == RolloutState.WATCHING:
+                    served, other, sign = rollout.version, rollout.parent, -1.0
+                both = np.isfinite(loss) & np.isfinite(shadow_loss)
+                both &= (predictions.version == served) & (predictions.shadow_version == other)
+                if both.any():
+                    difference = sign * (shadow_loss[both] - loss[both])
+                    base = loss[both] if sign > 0 else shadow_loss[both]
+                    version_store.add_paired(
+                        connection,
+                        rollout.id,
+                        int(both.sum()),
+                        float(difference.sum()),
+                        float(difference @ difference),
+                        float(base.sum()),
+                    )
+            self._watch_scores(connection, champion)
+        return True
+
+    @property
+    def _pane_rows(self) -> int:
+        return self.settings.detect.score_pane_rows
+
+    def _losses(self, prediction: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the loss of each row, NaN where nothing was predicted: absolute error, or 0/1."""
+        if self.settings.task == "regression":
+            return np.abs(prediction - value)
+        return np.where(np.isfinite(prediction), (prediction != value).astype(np.float64), np.nan)
+
+    def _watch_scores(self, connection: Connection, champion: Champion) -> None:
+        now = stream_store.watermark(connection, self.name)
+        if now is None:
+            return
+        detect = self.settings.detect
+        closed = label_store.close_panes(
+            connection,
+            self.name,
+            champion.promotion,
+            coverage=detect.coverage,
+            deadline=now - detect.label_deadline,
+        )
+        if not closed:
+            return
+        series = label_store.pane_series(connection, self.name, champion.promotion, SERIES)
+        last = len(series) - len(closed)
+        for stop in range(last + 1, len(series) + 1):
+            verdict = judge_scores(series[:stop], champion, detect, now)
+            if verdict is not None:
+                self.actor.record(connection, champion, verdict)
+
+
+def _gains(
+    offset: NDArray[np.int64], loss: NDArray[np.float64], time_us: NDArray[np.int64], size: int
+) -> list[label_store.PaneGain]:
+    """Sum losses by pane."""
+    gains = []
+    panes, which = np.unique(offset // size, return_inverse=True)
+    for i, pane in enumerate(panes.tolist()):
+        rows = which == i
+        gains.append(
+            label_store.PaneGain(pane, int(rows.sum()), float(loss[rows].sum()), from_us(time_us[rows].max()))
+        )
+    return gains

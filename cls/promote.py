@@ -1,0 +1,163 @@
+"""Promote: rollouts take their steps, champions change by compare-and-set, references move. The ledger says why, every time."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from cls.config import StreamConfig
+from cls.domain import Champion, Episode, EpisodeState, Rollout, RolloutState
+from cls.errors import Refused
+from cls.layout import PROFILE
+from cls.ports import ArtifactStore, SampleLog
+from cls.rebase import recent_profile
+from cls.rollout import Next, Step, next_step
+from storage import drift as drift_store
+from storage import log as log_store
+from storage import outbox
+from storage import streams as stream_store
+from storage import versions as version_store
+
+
+class Promoter:
+    """Changes who serves a stream, inside the caller's transaction."""
+
+    def __init__(self, name: str, settings: StreamConfig, log: SampleLog, artifacts: ArtifactStore) -> None:
+        self.name = name
+        self.settings = settings
+        self.log = log
+        self.artifacts = artifacts
+
+    def roll(self, connection: Connection, now: datetime) -> None:
+        """Let every rollout take its next step; those that are watched go first, for they make way."""
+        moving = version_store.rollouts_in(
+            connection, self.name, RolloutState.WATCHING, RolloutState.WAITING, RolloutState.SHADOW
+        )
+        for rollout in sorted(moving, key=lambda rollout: rollout.state != RolloutState.WATCHING):
+            champion = version_store.champion(connection, self.name)
+            serving = None if champion is None else champion.version
+            step = next_step(rollout, serving, now, self.settings.rollout)
+            if step.step != Step.STAY:
+                self._step(connection, rollout, champion, step, now)
+
+    def _step(
+        self, connection: Connection, rollout: Rollout, champion: Champion | None, step: Next, now: datetime
+    ) -> None:
+        since = log_store.next_position(connection, self.name, "events")
+        match step.step:
+            case Step.SHADOW:
+                version_store.move_rollout(
+                    connection, rollout, RolloutState.SHADOW, at=now, since=since, reason=step.reason
+                )
+            case Step.PROMOTE:
+                self.promote(connection, rollout.version, champion, now, step.reason, rollout.id)
+                version_store.move_rollout(
+                    connection, rollout, RolloutState.WATCHING, at=now, since=since, reason=step.reason
+                )
+            case Step.REJECT:
+                version_store.move_rollout(
+                    connection, rollout, RolloutState.REJECTED, at=now, reason=step.reason
+                )
+                self.note(
+                    connection,
+                    "rejection",
+                    step.reason,
+                    now,
+                    version=rollout.version,
+                    episode=rollout.episode,
+                )
+                self.reopen(connection)
+            case Step.FINISH:
+                version_store.move_rollout(connection, rollout, RolloutState.DONE, at=now, reason=step.reason)
+                return
+            case Step.ROLL_BACK:
+                version_store.move_rollout(
+                    connection, rollout, RolloutState.ROLLED_BACK, at=now, reason=step.reason
+                )
+                self.roll_back(connection, champion, now, step.reason)
+        outbox.post(connection, self.name, "aliases", {})
+
+    def promote(
+        self,
+        connection: Connection,
+        version: int,
+        champion: Champion | None,
+        now: datetime,
+        reason: str,
+        rollout_id: int | None = None,
+    ) -> None:
+        """Make a version champion, with its own reference; the episode that called for it is answered."""
+        files = version_store.read_version(connection, self.name, version).files
+        version_store.promote(
+            connection,
+            self.name,
+            version,
+            expected=None if champion is None else champion.version,
+            since=log_store.next_position(connection, self.name, "events"),
+            reference=files[PROFILE],
+            at=now,
+            reason=reason,
+            rollout_id=rollout_id,
+        )
+        self.note(connection, "promotion", reason, now, version=version)
+        episode = drift_store.live_episode(connection, self.name)
+        if episode is not None:
+            self.close_episode(connection, episode, now, f"version {version} was promoted")
+
+    def roll_back(self, connection: Connection, champion: Champion | None, now: datetime, reason: str) -> int:
+        """Let the previous version serve again, with its own reference; returns it. Raises `Refused` without one."""
+        if champion is None or champion.previous is None:
+            raise Refused(f"stream {self.name} has no previous version to go back to")
+        self.promote(connection, champion.previous, champion, now, reason)
+        self.note(connection, "rollback", reason, now, version=champion.version)
+        return champion.previous
+
+    def rebase(self, connection: Connection, episode: Episode, now: datetime, reason: str) -> None:
+        """Move the champion's reference to the new regime: explicitly, and in the ledger."""
+        champion = version_store.champion(connection, self.name)
+        if champion is None:
+            return
+        stop = log_store.next_position(connection, self.name, "events")
+        profile = recent_profile(self.log, self.name, episode.onset, stop, self.settings.detect)
+        version_store.promote(
+            connection,
+            self.name,
+            champion.version,
+            expected=champion.version,
+            previous=champion.previous,
+            since=stop,
+            reference=self.artifacts.put(profile),
+            at=now,
+            reason=f"rebased: {reason}",
+        )
+        self.note(connection, "rebase", reason, now, version=champion.version, episode=episode.id)
+        self.close_episode(connection, episode, now, reason)
+
+    def close_episode(self, connection: Connection, episode: Episode, now: datetime, outcome: str) -> None:
+        """End an episode with its answer."""
+        drift_store.move_episode(connection, episode.id, EpisodeState.CLOSED, at=now, outcome=outcome)
+        stream_store.write_ledger(
+            connection, self.name, "episode closed", outcome, at=now, episode=episode.id
+        )
+
+    def reopen(self, connection: Connection) -> None:
+        """An update came to nothing: the episode that called for it is decided again."""
+        episode = drift_store.live_episode(connection, self.name)
+        if episode is not None and episode.state == EpisodeState.DECIDED:
+            drift_store.move_episode(connection, episode.id, EpisodeState.OPEN)
+
+    def note(
+        self,
+        connection: Connection,
+        kind: str,
+        reason: str,
+        now: datetime,
+        *,
+        version: int,
+        episode: int | None = None,
+    ) -> None:
+        """Write what happened to a version to the ledger."""
+        stream_store.write_ledger(
+            connection, self.name, kind, reason, at=now, version=version, episode=episode
+        )
