@@ -183,7 +183,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N-1")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument(
-        "--resume", action="store_true", help="keep what the log has from an earlier run, interrupted or with fewer seeds"
+        "--resume",
+        action="store_true",
+        help="keep what the log has from an earlier run, interrupted or with fewer seeds",
     )
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -24,7 +24,7 @@ from cls.domain import (
     Update,
     Verdict,
 )
-from cls.errors import CLSError
+from cls.errors import CLSError, Refused
 from cls.order import Orders
 from cls.ports import ArtifactStore, SampleLog
 from cls.promote import Promoter
@@ -50,9 +50,14 @@ class Actor:
         self.log = log
         self.promoter = Promoter(name, settings, log, artifacts)
         self.orders = Orders(name, settings)
+        self._first = True
 
     def act(self, *, moved: bool) -> bool:
-        """Take the turn; `moved` says that new data came since the last one. Returns whether anything changed."""
+        """Take the turn; `moved` says that new data came since the last one. Returns whether anything changed.
+
+        The first turn of a process always looks: its predecessor may have died between taking data in and acting on them.
+        """
+        moved, self._first = moved or self._first, False
         with reading(self.engine) as connection:
             now = stream_store.watermark(connection, self.name)
             if now is None:
@@ -131,23 +136,32 @@ class Actor:
                 update.budget_device_seconds_per_day,
                 update.budget_burst_days,
             )
-        if job.kind == JobKind.ASSESS and job.state == JobState.SUCCEEDED:
-            drift_store.assess_episode(connection, job.input["episode"], job.result)
+        if job.kind == JobKind.ASSESS:
+            done = job.state == JobState.SUCCEEDED
+            found = (
+                job.result
+                if done
+                else {"failed": f"job {job.id} is {job.state}: {job.error or 'by an operator'}"}
+            )
+            drift_store.assess_episode(connection, job.input["episode"], found)
         if job.kind == JobKind.UPDATE:
             self._update_ended(connection, job, now)
 
     def _update_ended(self, connection: Connection, job: Any, now: datetime) -> None:
         job_input = queue.input_from_json(job.input)
         if job.state == JobState.SUCCEEDED and job.result.get("version") is not None:
-            version_store.add_rollout(
-                connection,
-                self.name,
-                job.result["version"],
-                parent=job_input.parent,
-                light=job.result["light"],
-                effective_at=job_input.effective_at,
-                episode=job_input.episode,
-            )
+            try:
+                version_store.add_rollout(
+                    connection,
+                    self.name,
+                    job.result["version"],
+                    parent=job_input.parent,
+                    light=job.result["light"],
+                    effective_at=job_input.effective_at,
+                    episode=job_input.episode,
+                )
+            except Refused as error:  # a job that was retried by hand while another candidate is on its way
+                self.promoter.note(connection, "rejection", str(error), now, version=job.result["version"])
             return
         if job.state == JobState.SUCCEEDED:
             reason = f"the gate said {job.result['gate']['verdict']}: {job.result['gate']['reason']}"
@@ -171,9 +185,10 @@ class Actor:
                 outcome = self._obey(connection, request, now, drifted)
         except CLSError as error:
             outcome = f"refused: {error}"
-        stream_store.answer_trigger(connection, request.id, outcome)
+        if outcome is not None:
+            stream_store.answer_trigger(connection, request.id, outcome)
 
-    def _obey(self, connection: Connection, request: Any, now: datetime, drifted: int) -> str:
+    def _obey(self, connection: Connection, request: Any, now: datetime, drifted: int) -> str | None:
         champion = version_store.champion(connection, self.name)
         by = f"by {request.requested_by}"
         if request.kind == "rollback":
@@ -189,8 +204,13 @@ class Actor:
             return f"version {version} is champion"
         wish = Request(request.kind, request.arguments.get("strategy"), bool(request.arguments.get("full")))
         situation = self._situation(connection, now, drifted, wish)
-        job = self._carry_out(connection, situation, decide(situation, self.settings), f"{request.kind} {by}")
-        return job or "refused: " + decide(situation, self.settings).reason
+        decision = decide(situation, self.settings)
+        if request.kind == "schedule" and isinstance(decision, Defer):
+            return None  # stays open: the schedule can wait
+        return (
+            self._carry_out(connection, situation, decision, f"{request.kind} {by}")
+            or f"refused: {decision.reason}"
+        )
 
     def _fired(self, connection: Connection, now: datetime) -> tuple[str, datetime] | None:
         """Return (old token, newest time at which the schedule has fired) if it has fired since it was last looked at."""
@@ -227,6 +247,7 @@ class Actor:
         )
         episode = drift_store.live_episode(connection, self.name)
         fault = None if episode is None else (episode.assessment or {}).get("fault")
+        last_update, tried = stream_store.last_update(connection, self.name)
         return Situation(
             now=now,
             champion=None if champion is None else champion.version,
@@ -234,7 +255,8 @@ class Actor:
             labels=labels,
             new_labels=labels - (0 if version is None else version.learned_up_to),
             drifted_labels=drifted,
-            last_update=stream_store.last_update(connection, self.name),
+            last_update=last_update,
+            tried_labels=tried,
             on_its_way=on_its_way,
             assessing=queue.live(connection, self.name, JobKind.ASSESS) is not None,
             allowance=stream_store.allowance(

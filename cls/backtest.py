@@ -264,6 +264,9 @@ class _Simulation:
     def prequential(self, labels: int) -> Prequential:
         """Return the loss of every labelled row that a champion served."""
         labelled = self.log.labelled(self.name, 0, labels)
+        if len(labelled) == 0:
+            none = np.empty(0, np.int64)
+            return Prequential(none, np.empty(0), none, none)
         low, high = int(labelled.position.min()), int(labelled.position.max()) + 1
         with reading(self.engine) as connection:
             high = min(high, int(streams.position(connection, self.name, "score") or 0))

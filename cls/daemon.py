@@ -136,11 +136,11 @@ class Daemon:
     def _run_outbox(self) -> None:
         """Tell MLflow what happened. It may be away for a day: messages wait, in order."""
         registry: Registry | None = None
-        outbox = SqlOutbox(self.home.engine)
+        messages = SqlOutbox(self.home.engine)
         while not self.stop.is_set():
             try:
                 registry = registry or self._registry()
-                if not deliver(outbox, registry, self.home.artifacts):
+                if not deliver(messages, registry, self.home.artifacts):
                     self.stop.wait(0.2)
             except Temporary as error:
                 log.warning("outbox waits", reason=str(error))

@@ -6,7 +6,7 @@ Reasons are stable texts (numbers go to the ledger's details), so that an unchan
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from cls.domain import Decision, Defer, Episode, EpisodeState, Json, Skip, Updat
 from learners.recipe import RECIPES
 
 PRIORITY = {"critical": 300, "high": 200, "normal": 100, "low": 0}
-LEAST_EFFORT, MOST_EFFORT = 0.5, 3.0  # epochs of a continuous update, as a multiple of the recipe's
+LEAST_EFFORT, MOST_EFFORT = 0.2, 3.0  # epochs of a continuous update, as a multiple of the recipe's
 HARM = 1.05  # a champion that loses at most 5% more than when it was accepted is not harmed
 
 
@@ -48,6 +48,7 @@ class Situation:
     episode: Episode | None
     fault: str | None = None  # what is wrong with the data of the episode's window
     request: Request | None = None
+    tried_labels: int = 0  # labels that there were at the last decision to update
 
     def to_json(self) -> Json:
         """Return the numbers behind a decision, for the ledger."""
@@ -75,13 +76,13 @@ def decide(situation: Situation, stream: StreamConfig) -> Decision:
         return _bootstrap(situation, stream)
     if situation.request is not None:
         return _requested(situation, situation.request, stream)
+    drifted = situation.episode is not None and situation.episode.state == EpisodeState.OPEN
+    if drifted and situation.fault is not None:
+        return Skip(f"a fault of the data, not drift: {situation.fault}")
     if stream.update.cadence == "never":
-        return Skip("the policy never updates", rebase=situation.episode is not None)
-    if situation.episode is not None and situation.episode.state == EpisodeState.OPEN:
-        if situation.fault is not None:
-            return Skip(f"a fault of the data, not drift: {situation.fault}")
-        if stream.update.cadence == "drift":
-            return _drifted(situation, situation.episode, stream)
+        return Skip("the policy never updates", rebase=drifted)
+    if situation.episode is not None and drifted and stream.update.cadence == "drift":
+        return _drifted(situation, situation.episode, stream)
     return _cadence(situation, stream)
 
 
@@ -91,7 +92,8 @@ def _bootstrap(situation: Situation, stream: StreamConfig) -> Decision:
         return Defer("there are no labels yet")
     if not requested and situation.labels < stream.update.bootstrap_rows:
         return Defer(f"the first model waits for {stream.update.bootstrap_rows} labels")
-    return _update(stream, "the first model", full=True)
+    wait = None if requested else _cooling(situation, stream.update)
+    return wait or _update(stream, "the first model", full=True)
 
 
 def _requested(situation: Situation, request: Request, stream: StreamConfig) -> Decision:
@@ -109,6 +111,8 @@ def _drifted(situation: Situation, episode: Episode, stream: StreamConfig) -> De
         return Defer(f"drift; waits for {policy.min_rows} labels from after its onset")
     if episode.assessment is None:
         return Defer("drift; its harm is being assessed", assess=not situation.assessing)
+    if "failed" in episode.assessment:
+        return _wait(situation, policy) or _update(stream, "drift whose harm could not be assessed")
     losses = {int(version): loss for version, loss in episode.assessment["losses"].items()}
     current = losses.get(situation.champion or 0)
     if current is None:
@@ -118,7 +122,7 @@ def _drifted(situation: Situation, episode: Episode, stream: StreamConfig) -> De
         best = min(others, key=lambda version: (others[version], version))
         if others[best] < (1 - policy.redeploy_margin) * current:
             update = _update(stream, f"version {best} fits the new regime as it is", recipe="redeploy")
-            return Update(**{**update.__dict__, "redeploy_version": best})
+            return _wait(situation, policy) or replace(update, redeploy_version=best)
     harmed = situation.expected_loss is None or current > HARM * situation.expected_loss
     if not harmed and episode.detector != "score":
         return Skip("harmless drift: the champion's loss has not suffered", rebase=True)
@@ -144,7 +148,7 @@ def _continuous(situation: Situation, stream: StreamConfig) -> Decision:
     policy = stream.update
     if situation.new_labels < policy.min_rows:
         return Skip("the next update is not due")
-    cost = _cost(situation)
+    cost = _cost(situation, policy)
     effort = MOST_EFFORT if cost == 0 else min(situation.allowance / cost, MOST_EFFORT)
     if effort < LEAST_EFFORT:
         return _too_dear(situation, policy, LEAST_EFFORT) or Skip("the next update is not due")
@@ -159,18 +163,24 @@ def _wait(situation: Situation, policy: UpdateConfig) -> Defer | None:
 
 def _cooling(situation: Situation, policy: UpdateConfig) -> Defer | None:
     last = situation.last_update
+    if last is not None and situation.labels <= situation.tried_labels:
+        return Defer("an update is wanted; the last attempt had all labels that there are")
     if last is not None and situation.now - last < policy.cooldown:
         return Defer("an update is wanted; the cool-down runs", until=last + policy.cooldown)
     return None
 
 
-def _cost(situation: Situation) -> float:
-    """Return the device-seconds that learning all new labels is expected to take at full effort; 0 when nobody knows yet."""
-    return (situation.price or 0.0) * situation.new_labels
+def _cost(situation: Situation, policy: UpdateConfig) -> float:
+    """Return the device-seconds that learning all new labels is expected to take at full effort; 0 when nobody knows yet.
+
+    At most what the full budget holds: labels go on coming while an update waits, and it must not become unaffordable for ever.
+    """
+    full = policy.budget_device_seconds_per_day * policy.budget_burst_days
+    return min((situation.price or 0.0) * situation.new_labels, full)
 
 
 def _too_dear(situation: Situation, policy: UpdateConfig, effort: float = 1.0) -> Defer | None:
-    cost = _cost(situation) * effort
+    cost = _cost(situation, policy) * effort
     if situation.allowance >= max(cost, 1e-9):
         return None
     days = (cost - situation.allowance) / policy.budget_device_seconds_per_day

@@ -235,7 +235,7 @@ class SliceReport:
     name: str  # "fresh" or "retained:<label range>"
     rows: int
     champion_loss: float | None  # None without a champion
-    candidate_loss: float
+    candidate_loss: float | None  # None without rows, or where it answers what is not a number
     lower: float | None  # interval of the relative change of loss, candidate over champion
     upper: float | None
     verdict: GateVerdict

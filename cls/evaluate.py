@@ -34,7 +34,7 @@ class Evaluated:
     passes: float
 
     @property
-    def loss(self) -> float:
+    def loss(self) -> float | None:
         """The candidate's mean loss on fresh gate rows."""
         return self.report.slices[0].candidate_loss
 
@@ -44,9 +44,9 @@ class Evaluated:
         What is only inconclusive goes on: a light update is watched, any other must prove itself in the shadow.
         """
         fresh = self.report.slices[0]
-        worse = bool(fresh.champion_loss) and fresh.candidate_loss > (1 + margin) * (
-            fresh.champion_loss or 0.0
-        )
+        worse = False
+        if fresh.champion_loss is not None and fresh.candidate_loss is not None:
+            worse = fresh.candidate_loss > (1 + margin) * fresh.champion_loss
         return self.report.verdict == GateVerdict.FAIL or (self.report.verdict != GateVerdict.PASS and worse)
 
     def tells(self) -> bool:
@@ -74,7 +74,7 @@ def gate(
     for name, start, stop, tolerated, margin in named:
         rows = of_role(log.labelled(stream_name, start, stop), Role.GATE)
         if len(rows) == 0:
-            slices.append(SliceReport(name, 0, None, 0.0, None, None, GateVerdict.INCONCLUSIVE))
+            slices.append(SliceReport(name, 0, None, None, None, None, GateVerdict.INCONCLUSIVE))
             continue
         mine = losses(candidate, rows)
         theirs = losses(champion, rows) if champion is not None else _constant_losses(stream, rows)
@@ -102,7 +102,7 @@ def _compare(
 ) -> SliceReport:
     rows, base, mean = len(candidate), float(champion.mean()), float(candidate.mean())
     if not np.isfinite(candidate).all():
-        return SliceReport(name, rows, base, float("inf"), None, None, GateVerdict.FAIL)
+        return SliceReport(name, rows, base, None, None, None, GateVerdict.FAIL)
     if rows < settings.min_rows:
         return SliceReport(name, rows, base, mean, None, None, GateVerdict.INCONCLUSIVE)
     if base == 0:  # a champion without an error can only be equalled

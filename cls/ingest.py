@@ -8,30 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cls.arrow import DICTIONARY, to_column, to_floats
+from cls.cells import NO_TIME, Mask, categories, column_of, numbers, texts, times
 from cls.config import StreamConfig
 from cls.domain import Batch, DeadLetter, Json, Labels, Role
-from cls.times import to_us
-from detectors.columns import Column, take
+from detectors.columns import Categorical, Column, Columns, take
 
-Mask = NDArray[np.bool_]
 PREDICTION, VERSION = (
     "cls_prediction",
     "cls_version",
 )  # an event may bring the prediction that was served for it
 KEY_LIMIT = 255
 VERSION_LIMIT = 2**31 - 1
-EARLIEST_US, LATEST_US = to_us(datetime(1, 1, 2, tzinfo=UTC)), to_us(datetime(9999, 12, 30, tzinfo=UTC))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,26 +77,26 @@ def take_events(
     schema = stream.columns
     faults = _Faults(table.num_rows)
     key = _keys(table, schema.key, faults)
-    faults.add(_repeated(key, known(key)), f"an event with this {schema.key!r} is in the log already")
-    time_us = _times(table, schema.event_time, faults, latest_us)
+    time_us = times(table, schema.event_time, faults.add, latest_us)
     columns: dict[str, Column] = {
-        name: _number(table, name, faults, f"feature {name!r}") for name in schema.numeric
+        name: numbers(table, name, faults.add, f"feature {name!r}") for name in schema.numeric
     }
-    columns |= {name: _category(table, name) for name in schema.categorical}
-    if table.num_rows and not any(name in table.column_names for name in schema.features):
-        faults.add(
-            np.ones(table.num_rows, bool), f"none of the features is there: {', '.join(schema.features)}"
-        )
-    prediction = _number(table, PREDICTION, faults, PREDICTION)
-    version = np.nan_to_num(_number(table, VERSION, faults, VERSION), nan=0.0, posinf=0.0, neginf=0.0)
+    columns |= {name: categories(table, name) for name in schema.categorical}
+    faults.add(
+        _featureless(columns, table.num_rows), f"none of the features is there: {', '.join(schema.features)}"
+    )
+    prediction = numbers(table, PREDICTION, faults.add, PREDICTION)
+    version = np.nan_to_num(numbers(table, VERSION, faults.add, VERSION), nan=0.0, posinf=0.0, neginf=0.0)
     faults.add((version < 0) | (version > VERSION_LIMIT), f"{VERSION} is not the number of a version")
     target = _targets(table, stream, faults)
     label_us = time_us
     if schema.label_time and schema.label_time in table.column_names:
-        landed = _times(table, schema.label_time, _Faults(table.num_rows), np.iinfo(np.int64).max)
-        label_us = np.where(landed == _NO_TIME, time_us, landed)
+        landed = times(table, schema.label_time, _Faults(table.num_rows).add, np.iinfo(np.int64).max)
+        label_us = np.where(landed == NO_TIME, time_us, landed)
     group = _keys(table, schema.group, faults) if schema.group else key
 
+    repeated = _repeated(key, faults.keep(), known(key))  # last: a bad row does not take its key
+    faults.add(repeated, f"an event with this {schema.key!r} is in the log already")
     keep = faults.keep()
     labelled = keep[np.isfinite(target[keep])]
     batch = Batch(
@@ -119,7 +114,7 @@ def take_events(
 def take_labels(
     table: pa.Table, stream: StreamConfig, now_us: int | None, latest_us: int
 ) -> tuple[Labels, list[DeadLetter]]:
-    """Check a raw table of labels: the key, the target, and optionally the label time (by default `now_us`, the stream's time)."""
+    """Check a raw table of labels: the key, the target, and optionally the label time (by default `now_us`, the stream's time; 0 before the first event)."""
     schema = stream.columns
     faults = _Faults(table.num_rows)
     key = _keys(table, schema.key, faults)
@@ -129,9 +124,9 @@ def take_labels(
         (name for name in (schema.label_time, "label_time") if name and name in table.column_names), None
     )
     if column is not None:
-        time_us = _times(table, column, faults, latest_us)
+        time_us = times(table, column, faults.add, latest_us)
     else:
-        time_us = np.full(table.num_rows, latest_us if now_us is None else now_us, np.int64)
+        time_us = np.full(table.num_rows, now_us or 0, np.int64)
     keep = faults.keep()
     return Labels([key[row] for row in keep], target[keep], time_us[keep]), faults.letters(table, "labels")
 
@@ -160,146 +155,53 @@ def _record(table: pa.Table, row: int) -> Json:
         return {name: str(table.column(name)[row].cast(pa.string())) for name in table.column_names}
 
 
-_NO_TIME = np.iinfo(np.int64).min
-
-
-def _column(table: pa.Table, name: str) -> pa.Array | None:
-    if name not in table.column_names:
-        return None
-    column = table.column(name)
-    if pa.types.is_dictionary(column.type):
-        column = pc.cast(column, column.type.value_type)
-    combined = column.combine_chunks()
-    return (
-        combined
-        if isinstance(combined, pa.Array)
-        else pa.concat_arrays(combined.chunks or [pa.array([], column.type)])
-    )
-
-
-def _scalar(kind: pa.DataType) -> bool:
-    nested = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)
-    return not any(test(kind) for test in nested)
-
-
-def _texts(column: pa.Array) -> list[str | None]:
-    """Return values as text; 1 and 1.0 are the same text, so that CSV, JSON and Parquet agree."""
-    if pa.types.is_floating(column.type):
-        return [
-            None if v is None or v != v else str(int(v)) if v == int(v) else repr(v) for v in _finite(column)
-        ]
-    if pa.types.is_boolean(column.type):
-        return [None if v is None else str(v).lower() for v in column.to_pylist()]
-    if not _scalar(column.type):
-        return [None] * len(column)
-    return list(pc.cast(column, pa.string()).to_pylist())
-
-
-def _finite(column: pa.Array) -> list[float | None]:
-    return [v if v is not None and abs(v) != float("inf") else None for v in column.to_pylist()]
-
-
 def _keys(table: pa.Table, name: str, faults: _Faults) -> list[str]:
-    column = _column(table, name)
+    column = column_of(table, name)
     if column is None:
         faults.add(np.ones(table.num_rows, bool), f"column {name!r} is missing")
         return [""] * table.num_rows
-    texts = _texts(column)
-    faults.add(np.array([not text for text in texts], bool), f"{name!r} is empty")
-    long = np.array([text is not None and len(text) > KEY_LIMIT for text in texts], bool)
+    written = texts(column)
+    faults.add(np.array([not text for text in written], bool), f"{name!r} is empty")
+    long = np.array([text is not None and len(text) > KEY_LIMIT for text in written], bool)
     faults.add(long, f"{name!r} is longer than {KEY_LIMIT} characters")
     faults.add(
-        np.array([text is not None and "\0" in text for text in texts], bool),
+        np.array([text is not None and "\0" in text for text in written], bool),
         f"{name!r} holds a NUL character",
     )
-    return [text or "" for text in texts]
+    return [text or "" for text in written]
 
 
-def _repeated(keys: list[str], known: Container[str]) -> Mask:
+def _repeated(keys: list[str], rows: NDArray[np.int64], known: Container[str]) -> Mask:
+    """Return which of some rows have a key that is in the log, or that an earlier one of them has."""
     seen: set[str] = set()
     repeated = np.zeros(len(keys), bool)
-    for row, key in enumerate(keys):
-        repeated[row] = key in seen or key in known
-        seen.add(key)
+    for row in rows.tolist():
+        repeated[row] = keys[row] in seen or keys[row] in known
+        seen.add(keys[row])
     return repeated
 
 
-def _number(table: pa.Table, name: str, faults: _Faults, what: str) -> NDArray[np.float64]:
-    column = _column(table, name)
-    if column is None or pa.types.is_null(column.type):
-        return np.full(table.num_rows, np.nan)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        series = column.to_pandas()
-        values = pd.to_numeric(series.str.strip(), errors="coerce").to_numpy(np.float64, copy=True)
-        blank = series.isna() | series.str.strip().str.lower().isin(["", "nan", "null", "na"])
-        faults.add(np.isnan(values) & ~blank.to_numpy(bool), f"{what} is not a number")
-    elif (
-        pa.types.is_integer(column.type)
-        or pa.types.is_floating(column.type)
-        or pa.types.is_boolean(column.type)
-    ):
-        values = to_floats(pc.cast(column, pa.int8()) if pa.types.is_boolean(column.type) else column).copy()
-    elif pa.types.is_decimal(column.type):
-        values = to_floats(column).copy()
-    else:
-        values = np.full(table.num_rows, np.nan)
-        faults.add(np.asarray(column.is_valid()), f"{what} is not a number but {column.type}")
-    faults.add(np.isinf(values), f"{what} is infinite")
-    return np.asarray(values, np.float64)
-
-
-def _category(table: pa.Table, name: str) -> Column:
-    column = _column(table, name)
-    if column is None:
-        return to_column(pa.nulls(table.num_rows, DICTIONARY))
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        column = pa.array(_texts(column), pa.string())
-    return to_column(pc.dictionary_encode(pc.cast(column, pa.string())).cast(DICTIONARY))
-
-
-def _times(table: pa.Table, name: str, faults: _Faults, latest_us: int) -> NDArray[np.int64]:
-    """Return microseconds since the epoch: timestamps, ISO 8601 text (UTC unless it says otherwise) or epoch seconds."""
-    column = _column(table, name)
-    if column is None:
-        faults.add(np.ones(table.num_rows, bool), f"column {name!r} is missing")
-        return np.full(table.num_rows, _NO_TIME)
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        cast = pc.cast(column, pa.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False)
-        values = np.asarray(
-            pc.fill_null(pc.cast(cast, pa.int64()), _NO_TIME).to_numpy(zero_copy_only=False)
-        ).copy()
-    elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        seconds = to_floats(column)
-        usable = np.abs(seconds) < 1e11
-        values = np.full(len(seconds), _NO_TIME)
-        values[usable] = np.rint(seconds[usable] * 1e6).astype(np.int64)
-    elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        parsed = pd.to_datetime(column.to_pandas(), utc=True, errors="coerce", format="ISO8601").dt.as_unit(
-            "us"
-        )
-        values = parsed.astype("int64").to_numpy(copy=True)
-        values[parsed.isna().to_numpy()] = _NO_TIME
-    else:
-        values = np.full(table.num_rows, _NO_TIME)
-    values[(values < EARLIEST_US) | (values > LATEST_US)] = _NO_TIME  # no calendar has them
-    faults.add(values == _NO_TIME, f"{name!r} is not a time (ISO 8601, timestamp or epoch seconds)")
-    faults.add(values > latest_us, f"{name!r} lies in the future")
-    return np.asarray(values, np.int64)
+def _featureless(columns: Columns, rows: int) -> Mask:
+    """Return the rows in which every feature is missing."""
+    missing = np.ones(rows, bool)
+    for column in columns.values():
+        missing &= column.codes < 0 if isinstance(column, Categorical) else np.isnan(column)
+    return missing
 
 
 def _targets(table: pa.Table, stream: StreamConfig, faults: _Faults) -> NDArray[np.float64]:
     """Return the target, the class's index for classification, NaN where there is none."""
     name = stream.columns.target
     if stream.task == "regression":
-        return _number(table, name, faults, f"target {name!r}")
-    column = _column(table, name)
+        return numbers(table, name, faults.add, f"target {name!r}")
+    column = column_of(table, name)
     if column is None:
         return np.full(table.num_rows, np.nan)
     index = {label: float(i) for i, label in enumerate(stream.columns.classes)}
-    texts = _texts(column)
-    unknown = np.array([text is not None and text not in index for text in texts], bool)
+    written = texts(column)
+    unknown = np.array([text is not None and text not in index for text in written], bool)
     faults.add(unknown, f"target {name!r} is none of the classes {', '.join(index)}")
-    return np.array([np.nan if text is None else index.get(text, np.nan) for text in texts])
+    return np.array([np.nan if text is None else index.get(text, np.nan) for text in written])
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from cls.checkpoints import pack, restore, unpack
 from cls.config import StreamConfig
 from cls.domain import Job, JobKind, Json, ModelVersion
-from cls.errors import BadData, Refused
+from cls.errors import BadData, Permanent, Refused
 from cls.evaluate import assess, gate
 from cls.layout import LEARNER, MODEL, SPEC
 from cls.ports import ArtifactStore, SampleLog
@@ -171,7 +171,13 @@ def _redeploy(job: Job, bench: Bench, stream: StreamConfig) -> Outcome:
 
 
 def _assess(job: Job, bench: Bench) -> Outcome:
-    models = {number: load_model(bench, job.stream, number) for number in job.input.versions}
+    models: dict[int, Model] = {}
+    for number in job.input.versions:
+        try:
+            models[number] = load_model(bench, job.stream, number)
+        except Permanent:
+            if number == job.input.parent:
+                raise  # an old version that cannot be loaded is no candidate; the champion must be there
     if job.input.label_to <= job.input.label_from:
         raise BadData(f"job {job.id}: there are no labels to assess versions on")
     losses, rows, passes = assess(job.input, job.stream, bench.log, models)

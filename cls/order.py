@@ -42,7 +42,7 @@ class Orders:
             effort=decision.effort,
         )
         job_id = queue.enqueue(connection, self.name, JobKind.UPDATE, job_input, decision.priority)
-        stream_store.note_update(connection, self.name, situation.now)
+        stream_store.note_update(connection, self.name, situation.now, situation.labels)
         if episode is not None:
             drift_store.move_episode(connection, episode.id, EpisodeState.DECIDED)
         return job_id

@@ -146,6 +146,7 @@ class Promoter:
         episode = drift_store.live_episode(connection, self.name)
         if episode is not None and episode.state == EpisodeState.DECIDED:
             drift_store.move_episode(connection, episode.id, EpisodeState.OPEN)
+            drift_store.assess_episode(connection, episode.id, None)  # on newer rows, the next time
 
     def note(
         self,

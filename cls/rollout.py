@@ -49,11 +49,13 @@ class Health:
 def health(rollout: Rollout, confidence: float, tuning_n: int) -> Health:
     """Return how a rollout's version compares with the other one so far."""
     paired = Paired(rollout.paired_n, rollout.paired_total, rollout.paired_squares)
+    if paired.n >= tuning_n > 0 and paired.total_squares == 0:
+        return Health(paired.n, 0.0, 0.0)  # not one row on which the two differ
     lower, upper = interval(paired, 1 - confidence, max(tuning_n, 1))
-    base = rollout.base_loss / rollout.paired_n if rollout.paired_n else 0.0
-    if base <= 0:
-        return Health(rollout.paired_n, -math.inf, math.inf)
-    return Health(rollout.paired_n, lower / base, upper / base)
+    base = rollout.base_loss / paired.n if paired.n else 0.0
+    if base <= 0:  # a counterpart without an error: anything above it is infinitely worse
+        return Health(paired.n, math.inf if lower > 0 else -math.inf, math.inf)
+    return Health(paired.n, lower / base, upper / base)
 
 
 def next_step(rollout: Rollout, champion: int | None, now: datetime, settings: RolloutConfig) -> Next:

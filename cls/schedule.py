@@ -18,9 +18,16 @@ def last_fire(cron: str, since: datetime, now: datetime) -> datetime | None:
 
     Several missed times are one: a stream that was away for a week is not updated seven times.
     """
-    fire, after = None, since + timedelta(microseconds=1)
-    while True:
-        following = _trigger(cron).get_next_fire_time(None, after)
-        if following is None or following > now:
+    for span in (
+        timedelta(hours=1),
+        timedelta(days=2),
+        timedelta(days=62),
+        now - since,
+    ):  # near ones first: cron only walks forward
+        fire: datetime | None = None
+        after = max(since, now - span) + timedelta(microseconds=1)
+        while (following := _trigger(cron).get_next_fire_time(None, after)) is not None and following <= now:
+            fire, after = following, following + timedelta(microseconds=1)
+        if fire is not None:
             return fire
-        fire, after = following, following + timedelta(microseconds=1)
+    return None

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
@@ -80,6 +81,8 @@ def serve(config: Config, stop: threading.Event) -> None:
     try:
         for task in tasks:
             task.start()
+        with suppress(CLSError):  # the champions are there before the first request; later ones are followed
+            follower.poll()
         server.start()
         _log.info("serve ready", streams=sorted(config.streams), http=config.http.serve)
         stop.wait()

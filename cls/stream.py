@@ -129,7 +129,7 @@ class StreamLoop:
             return
         with transaction(self.ports.engine) as connection:
             stream_store.advance(connection, self.name, *at)
-            if len(labels.key):
+            if len(labels.key) and labels.time_us.max() > 0:
                 stream_store.raise_watermark(connection, self.name, from_us(labels.time_us.max()))
             self._land(connection, labels)
             self._bury(connection, dead)

@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -27,9 +28,10 @@ from learners.checkpoint import Checkpoint
 from learners.errors import LearnerError
 from learners.training import StepReport, Training
 from storage import outbox, queue, streams
+from storage.artifacts import manifest_digest
 from storage.db import transaction
 from storage.home import Home
-from storage.segments import write_synced
+from storage.segments import digest, write_synced
 
 log = structlog.get_logger("cls.worker")
 LEASE_LOST = 75  # exit code: the lease is gone, start a new worker
@@ -92,11 +94,14 @@ class WorkerControl:
         """Return the last snapshot of this job, None if there is none or it is damaged."""
         names = (MODEL, SPEC, LEARNER)
         try:
-            pointer = (self._directory / "latest").read_text()
-            return unpack({name: (self._directory / pointer / name).read_bytes() for name in names})
+            pointer, _, sha256 = (self._directory / "latest").read_text().partition(" ")
+            files = {name: (self._directory / pointer / name).read_bytes() for name in names}
+            if _digest(files) != sha256:
+                raise Corrupt(f"{pointer} does not match its hash")
+            return unpack(files)
         except FileNotFoundError:
             return None
-        except Corrupt as error:
+        except (Corrupt, OSError, UnicodeDecodeError) as error:
             log.warning("snapshot dropped", reason=str(error))
             return None
 
@@ -112,14 +117,24 @@ class WorkerControl:
             self._keep(training)
 
     def _keep(self, training: Training) -> None:
+        self._kept = time.monotonic()
         name = f"step-{training.progress.step:09d}"
-        for file, data in pack(training.snapshot()).items():
-            write_synced(self._directory / name / file, data)
-        write_synced(self._directory / "latest", name.encode())
+        files = pack(training.snapshot())
+        try:
+            for file, data in files.items():
+                write_synced(self._directory / name / file, data)
+            write_synced(self._directory / "latest", f"{name} {_digest(files)}".encode())
+        except Temporary as error:  # a full disk costs a snapshot, not the training
+            log.warning("snapshot not kept", reason=str(error))
+            shutil.rmtree(self._directory / name, ignore_errors=True)
+            return
         for old in self._directory.glob("step-*"):
             if old.name != name:
                 shutil.rmtree(old, ignore_errors=True)
-        self._kept = time.monotonic()
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    return manifest_digest({name: digest(data) for name, data in files.items()})
 
 
 def run_worker(config: Config, stop: Event, slot: int = 0, *, reports: bool = False) -> None:
@@ -165,6 +180,8 @@ def run_worker(config: Config, stop: Event, slot: int = 0, *, reports: bool = Fa
                 else:
                     torch.set_num_threads(job.input.threads)
                     _work(job, config, home, bench, limits, stop)
+            except LeaseLost as error:  # while giving a job back: it is another worker's already
+                log.error("result dropped", reason=str(error))
             except Temporary as error:
                 log.warning("waiting", reason=str(error))
                 stop.wait(error.delay)
@@ -197,6 +214,14 @@ def _work(job: Job, config: Config, home: Home, bench: Bench, limits: queue.Limi
             if heart.cancelled:
                 outbox.post(connection, job.stream, "job", {"job_id": job.id})
         words.info("job left", reason=str(error))
+    except (
+        Temporary
+    ) as error:  # a store that is away or full: not the job's fault, and no reason to give it up
+        heart.stop()
+        with transaction(home.engine) as connection:
+            queue.release(connection, job)
+        words.warning("job waits", reason=str(error))
+        stop.wait(error.delay)
     except Exception as error:  # noqa: BLE001 - whatever it was, the queue must hear of it; a crash would hide it
         heart.stop()
         _failed(job, home, limits, error)

@@ -140,8 +140,8 @@ def live_episode(connection: Connection, stream: str) -> Episode | None:
     )
 
 
-def assess_episode(connection: Connection, episode_id: int, assessment: Json) -> None:
-    """Keep what an assess job found."""
+def assess_episode(connection: Connection, episode_id: int, assessment: Json | None) -> None:
+    """Keep what an assess job found; None forgets it."""
     connection.execute(update(episodes).where(episodes.c.id == episode_id).values(assessment=assessment))
 
 

@@ -161,7 +161,14 @@ class InboxSource:
             row = connection.execute(_NEXT, {"stream": self._stream, "after": after}).first()
         if row is None:
             return None
-        data = (self._root / row.path).read_bytes()
+        try:
+            data = (self._root / row.path).read_bytes()
+        except FileNotFoundError as error:
+            raise Corrupt(
+                f"inbox file {row.path} is missing under {self._root}: restore it from a backup"
+            ) from error
+        except OSError as error:
+            raise Unavailable(f"inbox file {row.path}: {error}") from error
         if digest(data) != row.sha256:
             raise Corrupt(f"inbox file {row.path} does not match its hash")
         with pa.ipc.open_file(io.BytesIO(data)) as reader:

@@ -63,6 +63,11 @@ _EXPIRED = select(pending_labels).where(*_PAST).order_by(pending_labels.c.id)
 _DROP_EXPIRED = delete(pending_labels).where(*_PAST)
 
 _PANES = (score_panes.c.stream == bindparam("stream"), score_panes.c.promotion == bindparam("promotion"))
+_NEXT_PANE = select(func.coalesce(func.max(score_panes.c.pane) + 1, 0)).where(
+    score_panes.c.stream == bindparam("stream"),
+    score_panes.c.promotion == bindparam("promotion"),
+    score_panes.c.state != "open",
+)
 _OPEN_PANES = (
     select(
         score_panes.c.pane,
@@ -200,10 +205,13 @@ def close_panes(
     pane holds back those behind it, so that the series is in order and never compares half-covered with covered panes.
     """
     closed = []
+    following = connection.execute(_NEXT_PANE, {"stream": stream, "promotion": promotion}).scalar_one()
     for row in connection.execute(_OPEN_PANES, {"stream": stream, "promotion": promotion}).all():
         covered = row.labelled >= coverage * row.rows
-        if not covered and row.time_to >= deadline:
+        gap = row.pane > following  # a pane without any label yet
+        if (gap or not covered) and row.time_to >= deadline:
             break
+        following = row.pane + 1
         pane = {"of_stream": stream, "of_promotion": promotion, "of_pane": row.pane}
         connection.execute(_CLOSE_PANE, pane | {"to": "covered" if covered else "uncovered"})
         if covered:

@@ -23,7 +23,7 @@ from cls.arrow import from_columns, to_columns, to_floats
 from cls.domain import Batch, Labelled
 from cls.ports import Events, Predictions, SegmentStore
 from cls.times import from_us
-from detectors.columns import concat
+from detectors.columns import Categorical, Column, Columns, concat, rows_of
 from storage.db import reading
 from storage.tables import segments
 
@@ -233,8 +233,9 @@ class Log:
         value = self._decode(segment)
         rows = segment.stop - segment.start
         with self._lock:
-            self._cache[segment.path] = (value, rows)
-            self._cached_rows += rows
+            if segment.path not in self._cache:  # another thread may have been first
+                self._cache[segment.path] = (value, rows)
+                self._cached_rows += rows
             while self._cached_rows > self._cache_rows and len(self._cache) > 1:
                 self._cached_rows -= self._cache.popitem(last=False)[1][1]
         return value
@@ -272,7 +273,7 @@ def _join(parts: Sequence[Events]) -> Events:
         none = np.empty(0, np.int64)
         return Events({}, none, none, np.empty(0, np.int8), np.empty(0), none)
     return Events(
-        concat([part.columns for part in parts]),
+        _concat([part.columns for part in parts]),
         np.concatenate([part.position for part in parts]),
         np.concatenate([part.time_us for part in parts]),
         np.concatenate([part.role for part in parts]),
@@ -283,3 +284,19 @@ def _join(parts: Sequence[Events]) -> Events:
 
 def _labelled(events: Events, position: NDArray[np.int64], value: NDArray[np.float64]) -> Labelled:
     return Labelled(events.columns, value, position, events.time_us, events.role)
+
+
+def _concat(parts: Sequence[Columns]) -> Columns:
+    """Join columns of segments; a feature that an older schema lacked is missing in its rows."""
+    kinds = {name: column for part in parts for name, column in part.items()}
+    if all(len(part) == len(kinds) for part in parts):
+        return concat(parts)
+    return concat(
+        [{name: part.get(name, _missing(kinds[name], rows_of(part))) for name in kinds} for part in parts]
+    )
+
+
+def _missing(like: Column, rows: int) -> Column:
+    if isinstance(like, Categorical):
+        return Categorical(np.full(rows, -1, np.int32), ())
+    return np.full(rows, np.nan)

@@ -37,6 +37,7 @@ from cls.domain import Job, JobInput, JobKind, JobState, Json
 from cls.errors import LeaseLost, NotFound, Refused
 from cls.times import MICROSECOND, from_us, to_us
 from storage.db import database_now, read_clock
+from storage.outbox import post
 from storage.statements import add_row, per_dialect
 from storage.tables import Instant, job_is_live, job_is_unhandled, jobs
 
@@ -170,7 +171,7 @@ def succeed(connection: Connection, job: Job, result: Json, *, charged_seconds: 
         {
             "state": JobState.SUCCEEDED,
             "result": result,
-            "charged_seconds": charged_seconds,
+            "charged_seconds": func.coalesce(jobs.c.charged_seconds, 0.0) + charged_seconds,
             "passes": passes,
             "ended_at": database_now(connection),
             "lease_until": None,
@@ -178,8 +179,16 @@ def succeed(connection: Connection, job: Job, result: Json, *, charged_seconds: 
     )
 
 
-def fail(connection: Connection, job: Job, error: str, limits: Limits, *, permanent: bool) -> JobState:
-    """Report a failure: back to the queue with growing delay, or dead. Raises `LeaseLost`."""
+def fail(
+    connection: Connection,
+    job: Job,
+    error: str,
+    limits: Limits,
+    *,
+    permanent: bool,
+    charged_seconds: float = 0.0,
+) -> JobState:
+    """Report a failure, and what it cost: back to the queue with growing delay, or dead. Raises `LeaseLost`."""
     failures = int(connection.execute(select(jobs.c.failures).where(jobs.c.id == job.id)).scalar_one()) + 1
     dead = permanent or failures >= limits.max_failures
     delay = min(limits.retry_delay * 2 ** (failures - 1), BACKOFF_LIMIT)
@@ -192,6 +201,7 @@ def fail(connection: Connection, job: Job, error: str, limits: Limits, *, perman
             "state": state,
             "failures": failures,
             "error": error,
+            "charged_seconds": func.coalesce(jobs.c.charged_seconds, 0.0) + charged_seconds,
             "run_at": now if dead else _after(connection, delay),
             "ended_at": now if dead else None,
             "token": None,
@@ -241,9 +251,13 @@ def reap(connection: Connection, limits: Limits) -> list[int]:
             token=None,
             lease_until=None,
         )
-        .returning(jobs.c.id)
+        .returning(jobs.c.id, jobs.c.stream, jobs.c.state)
     )
-    return [row.id for row in connection.execute(statement)]
+    reaped = connection.execute(statement).all()
+    for row in reaped:
+        if row.state not in LIVE:
+            post(connection, row.stream, "job", {"job_id": row.id})
+    return [row.id for row in reaped]
 
 
 def cancel(connection: Connection, job_id: int) -> JobState:

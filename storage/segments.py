@@ -68,7 +68,11 @@ class DiskSegments:
         data = sink.getvalue()
         sha256 = digest(data)
         path = f"{stem}-{sha256[:16]}.parquet"
-        if not (self.root / path).exists():
+        try:
+            os.utime(
+                self.root / path
+            )  # an orphan of the same content is wanted again: its grace period starts anew
+        except FileNotFoundError:
             write_synced(self.root / path, data)
         return path, sha256
 

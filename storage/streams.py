@@ -21,8 +21,10 @@ _RAISE_WATERMARK = (
     .where(_STREAM, streams.c.watermark.is_(None) | (streams.c.watermark < bindparam("to")))
     .values(watermark=bindparam("to"))
 )
-_LAST_UPDATE = select(streams.c.last_update).where(_STREAM)
-_NOTE_UPDATE = update(streams).where(_STREAM).values(last_update=bindparam("at"))
+_LAST_UPDATE = select(streams.c.last_update, streams.c.tried_labels).where(_STREAM)
+_NOTE_UPDATE = (
+    update(streams).where(_STREAM).values(last_update=bindparam("at"), tried_labels=bindparam("labels"))
+)
 _BUDGET = select(streams.c.budget_left, streams.c.budget_at).where(_STREAM)
 _CHARGE = update(streams).where(_STREAM).values(budget_left=bindparam("left"), budget_at=bindparam("now"))
 
@@ -80,14 +82,15 @@ def raise_watermark(connection: Connection, stream: str, to: datetime) -> None:
     connection.execute(_RAISE_WATERMARK, {"stream": stream, "to": to})
 
 
-def last_update(connection: Connection, stream: str) -> datetime | None:
-    """Return the stream time of the last decision to update."""
-    return connection.execute(_LAST_UPDATE, {"stream": stream}).scalar()
+def last_update(connection: Connection, stream: str) -> tuple[datetime | None, int]:
+    """Return when (stream time) an update was last decided on, and the label position that it went up to."""
+    row = connection.execute(_LAST_UPDATE, {"stream": stream}).first()
+    return (None, 0) if row is None else (row.last_update, row.tried_labels or 0)
 
 
-def note_update(connection: Connection, stream: str, at: datetime) -> None:
-    """Note a decision to update."""
-    connection.execute(_NOTE_UPDATE, {"stream": stream, "at": at})
+def note_update(connection: Connection, stream: str, at: datetime, labels: int) -> None:
+    """Note a decision to update on the labels up to a position."""
+    connection.execute(_NOTE_UPDATE, {"stream": stream, "at": at, "labels": labels})
 
 
 def allowance(connection: Connection, stream: str, now: datetime, per_day: float, days: float) -> float:

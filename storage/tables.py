@@ -105,6 +105,7 @@ streams = Table(
     Column("budget_left", Float),  # device-seconds at budget_at; None: full
     Column("budget_at", Instant),  # stream time
     Column("last_update", Instant),  # stream time of the last decision to update
+    Column("tried_labels", BigInteger),  # label position that the last attempt to update went up to
 )
 
 segments = Table(

