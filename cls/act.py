@@ -50,14 +50,9 @@ class Actor:
         self.log = log
         self.promoter = Promoter(name, settings, log, artifacts)
         self.orders = Orders(name, settings)
-        self._first = True
 
     def act(self, *, moved: bool) -> bool:
-        """Take the turn; `moved` says that new data came since the last one. Returns whether anything changed.
-
-        The first turn of a process always looks: its predecessor may have died between taking data in and acting on them.
-        """
-        moved, self._first = moved or self._first, False
+        """Take the turn; `moved` says that new data came since the last one. Returns whether anything changed."""
         with reading(self.engine) as connection:
             now = stream_store.watermark(connection, self.name)
             if now is None:

@@ -51,6 +51,7 @@ def configure(process: str, *, form: str | None = None, level: str | None = None
     number = logging.getLevelNamesMapping().get(
         (level or os.environ.get("CLS_LOG_LEVEL", "info")).upper(), logging.INFO
     )
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of each retry of a registry that is away
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

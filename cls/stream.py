@@ -71,14 +71,22 @@ class StreamLoop:
         self.actor = Actor(name, settings, ports.engine, ports.log, ports.artifacts)
         self.joiner = Joiner(name, settings, ports.engine, ports.log, self.actor)
         self.profile = lru_cache(maxsize=8)(self._load_profile)
+        self._owed = True  # what was taken in may not have been acted on: a crash or an error came between
         with transaction(ports.engine) as connection:
             stream_store.ensure_stream(connection, name)
 
     def turn(self) -> bool:
-        """Take every turn once; returns whether any did something."""
+        """Take every turn once; returns whether any did something.
+
+        What was taken in is acted on before the next is taken in, so that a crash between the two changes no decision.
+        """
+        caught_up = self._owed and self.act(moved=True)
+        self._owed = True
         ingested = self.ingest()
         joined = self.joiner.join()
-        return self.act(moved=ingested or joined) or ingested or joined
+        acted = self.act(moved=ingested or joined)
+        self._owed = False
+        return caught_up or acted or ingested or joined
 
     def act(self, *, moved: bool) -> bool:
         """Handle ended jobs, rollouts, requests and decisions; see `Actor.act`."""

@@ -25,6 +25,10 @@ LOG_LIMIT = 32 * 2**20  # bytes after which a log moves to NAME.log.1
 TAIL_LINES = 15
 _TIE = Path(__file__).with_name("up_child.py")  # run as a file: it needs nothing installed and starts at once
 CONFIGURATION = 2  # exit code of a fault in cls.toml: starting again cannot help
+WAITING = (
+    4,
+    75,
+)  # exit codes of a process whose stores are away, or that lost its lease: that passes by itself
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ class Child:
         self._sweep()
         self.process = None
         young = time.monotonic() - self._started < self._patience.young_seconds
-        self._deaths = self._deaths + 1 if young else 0
+        if code not in WAITING:
+            self._deaths = self._deaths + 1 if young else 0
         if not self.hopeless(code):
             delay = self._patience.first_delay * 2 ** max(self._deaths - 1, 0)
             self._due = time.monotonic() + min(delay, self._patience.longest_delay)

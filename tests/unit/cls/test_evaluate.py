@@ -181,7 +181,9 @@ def test_the_gate_sees_gate_rows_alone_in_the_ranges_of_its_job() -> None:
     found = gate(job, "s", stream(fresh_rows=4000), rows, MINE, THEIRS)
     assert rows.asked == [(3900, 7900), (0, 1000), (2000, 3500)]
     assert [part.rows for part in found.report.slices] == [400, 100, 150]
-    assert all(math.isfinite(part.candidate_loss) for part in found.report.slices)
+    assert all(
+        part.candidate_loss is not None and math.isfinite(part.candidate_loss) for part in found.report.slices
+    )
     assert found.passes == pytest.approx(2 * 650 * FORWARD_PASS)
 
 
