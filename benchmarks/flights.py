@@ -54,7 +54,8 @@ BASELINE_GATE = {
 }  # promotes whatever was trained
 EPOCHS = (1.0, 2.0, 4.0)
 RATES = (1e-3, 2e-3, 4e-3)
-OVERHEAD = 450.0  # sample passes of one light update beside its epochs: Fisher and gate
+OVERHEAD = 800.0  # sample passes of one light update beside its epochs: Fisher and gate
+FIXED_ROWS = {10: 2000, 20: 1000, 35: 500, 70: 500}  # as often as the overhead stays below a third
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,10 @@ def budgeted(monthly_passes: float) -> list[Contender]:
         per_day = passes / DAYS / 1000 * PRICE
         policy = {"cadence": "continuous", "budget_device_seconds_per_day": per_day}
         contenders.append(Contender("CLS", json.dumps(policy), budget=share))
-        for rows in (500, 2000) if share <= 10 else (500,):
-            epochs = (passes - ROWS / rows * OVERHEAD) / (0.8 * ROWS * 2)
-            fixed = {"cadence": "every", "every_rows": rows, "overrides": {"epochs": max(epochs, 0.1)}}
-            contenders.append(Contender(f"fixed {rows}", json.dumps(fixed), budget=share))
+        rows = FIXED_ROWS[share]
+        epochs = (passes - ROWS / rows * OVERHEAD) / (0.8 * ROWS * 2)
+        fixed = {"cadence": "every", "every_rows": rows, "overrides": {"epochs": epochs}}
+        contenders.append(Contender(f"fixed {rows}", json.dumps(fixed), budget=share))
     return contenders
 
 

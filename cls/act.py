@@ -242,6 +242,7 @@ class Actor:
         )
         episode = drift_store.live_episode(connection, self.name)
         fault = None if episode is None else (episode.assessment or {}).get("fault")
+        price = queue.last_price(connection, self.name) or queue.Price(0.0, 0.0)
         last_update, tried = stream_store.last_update(connection, self.name)
         return Situation(
             now=now,
@@ -257,7 +258,8 @@ class Actor:
             allowance=stream_store.allowance(
                 connection, self.name, now, update.budget_device_seconds_per_day, update.budget_burst_days
             ),
-            price=queue.last_price(connection, self.name),
+            fixed_price=price.fixed,
+            label_price=price.label,
             episode=episode,
             fault=fault,
             request=request,

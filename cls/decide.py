@@ -15,6 +15,7 @@ from cls.domain import Decision, Defer, Episode, EpisodeState, Json, Skip, Updat
 from learners.recipe import RECIPES
 
 PRIORITY = {"critical": 300, "high": 200, "normal": 100, "low": 0}
+OVERHEAD = 5.0  # a continuous update waits until its fixed price is at most a fifth of what it may spend
 LEAST_EFFORT, MOST_EFFORT = 0.2, 3.0  # epochs of a continuous update, as a multiple of the recipe's
 HARM = 1.05  # a champion that loses at most 5% more than when it was accepted is not harmed
 
@@ -42,9 +43,8 @@ class Situation:
     on_its_way: bool  # an update job or rollout is live
     assessing: bool  # an assess job is live
     allowance: float  # device-seconds that the budget has left
-    price: (
-        float | None
-    )  # device-seconds per new label at full effort, by the last update; None before the first
+    fixed_price: float  # device-seconds of an update whatever its size, by the last one; 0 before the first
+    label_price: float  # device-seconds per new label at full effort
     episode: Episode | None
     fault: str | None = None  # what is wrong with the data of the episode's window
     request: Request | None = None
@@ -61,7 +61,8 @@ class Situation:
                 "new_labels",
                 "drifted_labels",
                 "allowance",
-                "price",
+                "fixed_price",
+                "label_price",
                 "fault",
             )
         }
@@ -148,12 +149,14 @@ def _continuous(situation: Situation, stream: StreamConfig) -> Decision:
     policy = stream.update
     if situation.new_labels < policy.min_rows:
         return Skip("the next update is not due")
-    cost = _cost(situation, policy)
-    effort = MOST_EFFORT if cost == 0 else min(situation.allowance / cost, MOST_EFFORT)
-    if effort < LEAST_EFFORT:
-        return _too_dear(situation, policy, LEAST_EFFORT) or Skip("the next update is not due")
+    worth = min(situation.fixed_price * OVERHEAD, _full(policy))
+    learning = min(situation.label_price * situation.new_labels, _full(policy))
+    effort = (situation.allowance - situation.fixed_price) / learning if learning else 1.0
+    if situation.allowance < worth or effort < LEAST_EFFORT:
+        missing = max(worth, situation.fixed_price + LEAST_EFFORT * learning) - situation.allowance
+        return _until_affordable(situation, policy, missing)
     wait = _cooling(situation, policy)
-    return wait or _update(stream, "new labels, and the budget allows it", effort=effort if cost else 1.0)
+    return wait or _update(stream, "new labels, and the budget allows it", effort=min(effort, MOST_EFFORT))
 
 
 def _wait(situation: Situation, policy: UpdateConfig) -> Defer | None:
@@ -170,21 +173,24 @@ def _cooling(situation: Situation, policy: UpdateConfig) -> Defer | None:
     return None
 
 
-def _cost(situation: Situation, policy: UpdateConfig) -> float:
-    """Return the device-seconds that learning all new labels is expected to take at full effort; 0 when nobody knows yet.
+def _full(policy: UpdateConfig) -> float:
+    """Return the device-seconds that the full budget holds.
 
-    At most what the full budget holds: labels go on coming while an update waits, and it must not become unaffordable for ever.
+    No estimate is above it: labels go on coming while an update waits, and it must not become unaffordable for ever.
     """
-    full = policy.budget_device_seconds_per_day * policy.budget_burst_days
-    return min((situation.price or 0.0) * situation.new_labels, full)
+    return policy.budget_device_seconds_per_day * policy.budget_burst_days
 
 
-def _too_dear(situation: Situation, policy: UpdateConfig, effort: float = 1.0) -> Defer | None:
-    cost = _cost(situation, policy) * effort
+def _too_dear(situation: Situation, policy: UpdateConfig) -> Defer | None:
+    cost = min(situation.fixed_price + situation.label_price * situation.new_labels, _full(policy))
     if situation.allowance >= max(cost, 1e-9):
         return None
-    days = (cost - situation.allowance) / policy.budget_device_seconds_per_day
-    return Defer("an update is wanted; the budget is spent", until=situation.now + timedelta(days=days))
+    return _until_affordable(situation, policy, cost - situation.allowance)
+
+
+def _until_affordable(situation: Situation, policy: UpdateConfig, missing: float) -> Defer:
+    until = situation.now + timedelta(days=max(missing, 0.0) / policy.budget_device_seconds_per_day)
+    return Defer("an update is wanted; the budget is spent", until=until)
 
 
 def _update(

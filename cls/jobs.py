@@ -127,6 +127,7 @@ def _update(job: Job, bench: Bench, stream: StreamConfig, control: Control) -> O
         "curve": [[point["step"], point["loss"]] for point in trained.curve],
         "gate": asdict(evaluated.report),
         "metrics": {"loss": evaluated.loss, "train_rows": trained.train_rows, "passes": passes},
+        "overhead": (trained.overhead + evaluated.passes) / passes,
         "version": None,
         "light": job.input.light and evaluated.tells(),
     }

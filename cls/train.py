@@ -30,6 +30,7 @@ class Trained:
 
     checkpoint: Checkpoint
     passes: float  # sample passes: forward and backward of one row = 1
+    overhead: float  # of these, what did not depend on epochs: Fisher
     curve: list[dict[str, float]]
     train_rows: int
 
@@ -91,8 +92,10 @@ def train(
         raise BadData(f"labels {job.label_from} to {job.label_to}: {error}") from error
     while not training.done:
         after_step(training, training.step())
+    stepped = training.progress.passes
     checkpoint = training.finish()
-    return Trained(checkpoint, training.progress.passes, training.curve, len(rows))
+    passes = training.progress.passes
+    return Trained(checkpoint, passes, passes - stepped, training.curve, len(rows))
 
 
 def schema_of(stream: StreamConfig) -> Schema:

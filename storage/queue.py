@@ -52,7 +52,7 @@ _UNHANDLED = select(jobs).where(_OF_STREAM, ~job_is_live, job_is_unhandled).orde
 _MARK_HANDLED = update(jobs).where(jobs.c.id == bindparam("of_id")).values(handled=True)
 _SPENT = select(func.sum(jobs.c.charged_seconds)).where(_OF_STREAM, jobs.c.decided_at > bindparam("since"))
 _CHARGES = (  # of the last finished updates
-    select(jobs.c.charged_seconds, jobs.c.input)
+    select(jobs.c.charged_seconds, jobs.c.input, jobs.c.result)
     .where(_OF_STREAM, jobs.c.kind == JobKind.UPDATE, jobs.c.state == JobState.SUCCEEDED)
     .order_by(jobs.c.id.desc())
     .limit(5)
@@ -354,12 +354,21 @@ def spent_seconds(connection: Connection, stream: str, since: datetime) -> float
     return float(connection.execute(_SPENT, {"stream": stream, "since": since}).scalar() or 0.0)
 
 
-def last_price(connection: Connection, stream: str) -> float | None:
-    """Return the device-seconds that the last update of a champion was charged per new label at full effort: the next one's price."""
+@dataclass(frozen=True)
+class Price:
+    """What an update is charged, by the last one: device-seconds."""
+
+    fixed: float  # whatever its size: Fisher and gate
+    label: float  # per new label, at full effort
+
+
+def last_price(connection: Connection, stream: str) -> Price | None:
+    """Return the price of updates by the last one of a champion, None before the first."""
     for row in connection.execute(_CHARGES, {"stream": stream}):
         labels = row.input["label_to"] - row.input["label_from"]
         if row.input["parent"] is not None and row.input["redeploy"] is None and labels > 0:
-            return float(row.charged_seconds / (labels * row.input["effort"]))
+            fixed = float(row.charged_seconds * row.result["overhead"])
+            return Price(fixed, (float(row.charged_seconds) - fixed) / (labels * row.input["effort"]))
     return None
 
 
