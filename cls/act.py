@@ -50,19 +50,23 @@ class Actor:
         self.log = log
         self.promoter = Promoter(name, settings, log, artifacts)
         self.orders = Orders(name, settings)
+        self._acted: datetime | None = None  # stream time of the last turn
 
     def act(self, *, moved: bool) -> bool:
         """Take the turn; `moved` says that new data came since the last one. Returns whether anything changed."""
         with reading(self.engine) as connection:
             now = stream_store.watermark(connection, self.name)
-            if now is None:
-                return False
             ended = queue.unhandled(connection, self.name)
-            fired = self._fired(connection, now)
-            requests = stream_store.open_triggers(connection, self.name)
-            if not (moved or ended or requests or fired):
+            asked = [
+                row for row in stream_store.open_triggers(connection, self.name) if row.kind != "schedule"
+            ]
+            fired = None if now is None else self._fired(connection, now)
+            moved = moved or now != self._acted
+            if not (moved or ended or asked or fired):
                 return False
             drifted = self._drifted_labels(connection)
+        if now is None:
+            return self._refuse_all()
         with transaction(self.engine) as connection:
             if fired is not None:
                 self._request_scheduled(connection, *fired)
@@ -71,18 +75,30 @@ class Actor:
             self.promoter.roll(connection, now)
             for request in stream_store.open_triggers(connection, self.name):
                 self._answer(connection, request, now, drifted)
-            return self._decide(connection, now, drifted) or bool(ended or requests)
+            acted = self._decide(connection, now, drifted)
+        self._acted = now
+        return acted or bool(ended or asked)
+
+    def _refuse_all(self) -> bool:
+        """Answer what was asked of a stream without events."""
+        with transaction(self.engine) as connection:
+            requests = stream_store.open_triggers(connection, self.name)
+            for request in requests:
+                stream_store.answer_trigger(connection, request.id, "refused: the stream has no events yet")
+        return bool(requests)
 
     def record(self, connection: Connection, champion: Champion, verdict: Verdict) -> None:
         """Keep a verdict; an alarm opens an episode unless one is live."""
         verdict_id = drift_store.add_verdict(connection, self.name, champion.promotion, verdict)
         episode = drift_store.live_episode(connection, self.name)
         now = stream_store.watermark(connection, self.name) or verdict.time_to
-        if verdict.alarm and episode is None:
-            fault = data_fault(verdict.drift) if verdict.drift else None
-            self._open_episode(connection, verdict_id, verdict, now, fault)
-        elif not verdict.alarm and episode is not None and (episode.assessment or {}).get("fault"):
+        fault = data_fault(verdict.drift) if verdict.drift else None
+        faulty = episode is not None and "fault" in (episode.assessment or {})
+        if episode is not None and faulty and verdict.drift is not None and fault is None:
             self.promoter.close_episode(connection, episode, now, "the data are whole again")
+            episode = None
+        if verdict.alarm and episode is None:
+            self._open_episode(connection, verdict_id, verdict, now, fault)
 
     def _open_episode(
         self, connection: Connection, verdict_id: int, verdict: Verdict, now: datetime, fault: str | None
@@ -194,7 +210,7 @@ class Actor:
             version = int(request.arguments["version"])
             if champion is not None and champion.version == version:
                 return f"version {version} is champion already"
-            self.promoter.promote(connection, version, champion, now, f"promoted {by}")
+            self.promoter.promote_by_hand(connection, version, champion, now, f"promoted {by}")
             outbox.post(connection, self.name, "aliases", {})
             return f"version {version} is champion"
         wish = Request(request.kind, request.arguments.get("strategy"), bool(request.arguments.get("full")))
@@ -219,7 +235,8 @@ class Actor:
 
     def _request_scheduled(self, connection: Connection, token: str, fire: datetime) -> None:
         stream_store.advance(connection, self.name, "schedule", token, str(to_us(fire)))
-        if token:
+        waiting = [row for row in stream_store.open_triggers(connection, self.name) if row.kind == "schedule"]
+        if token and not waiting:  # one that still waits stands for this one, too
             key = f"{self.name}/schedule/{fire.isoformat()}"
             stream_store.add_trigger(connection, self.name, "schedule", key, {}, "schedule")
 

@@ -29,7 +29,7 @@ from storage import queue, streams
 from storage.db import reading, transaction, wall_clock
 from storage.files import FileSource
 from storage.home import Home
-from storage.housekeeping import collect_inbox, collect_orphans, drop_dead_letters
+from storage.housekeeping import collect_inbox, collect_orphans, collect_snapshots, drop_dead_letters
 from storage.inbox import Inbox, InboxSource, forget_files
 from storage.lineage import SqlOutbox
 from storage.mlflow_registry import MlflowRegistry
@@ -186,6 +186,7 @@ class Daemon:
         removed = collect_orphans(home.engine, home.segments, grace) + collect_inbox(
             home.engine, home.inbox, grace
         )
+        removed += collect_snapshots(home.engine, self.config.home / "jobs")
         drop_dead_letters(home.engine, timedelta(days=self.config.retention.dead_letter_days))
         for name in self.config.streams:
             with reading(home.engine) as connection:

@@ -78,7 +78,7 @@ def decide(situation: Situation, stream: StreamConfig) -> Decision:
     if situation.request is not None:
         return _requested(situation, situation.request, stream)
     drifted = situation.episode is not None and situation.episode.state == EpisodeState.OPEN
-    if drifted and situation.fault is not None:
+    if situation.fault is not None:
         return Skip(f"a fault of the data, not drift: {situation.fault}")
     if stream.update.cadence == "never":
         return Skip("the policy never updates", rebase=drifted)
@@ -88,7 +88,7 @@ def decide(situation: Situation, stream: StreamConfig) -> Decision:
 
 
 def _bootstrap(situation: Situation, stream: StreamConfig) -> Decision:
-    requested = situation.request is not None
+    requested = situation.request is not None and situation.request.kind == "manual"
     if situation.labels == 0:
         return Defer("there are no labels yet")
     if not requested and situation.labels < stream.update.bootstrap_rows:
@@ -149,11 +149,12 @@ def _continuous(situation: Situation, stream: StreamConfig) -> Decision:
     policy = stream.update
     if situation.new_labels < policy.min_rows:
         return Skip("the next update is not due")
-    worth = min(situation.fixed_price * OVERHEAD, _full(policy))
+    fixed = min(situation.fixed_price, _full(policy) / OVERHEAD)
+    worth = fixed * OVERHEAD
     learning = min(situation.label_price * situation.new_labels, _full(policy))
-    effort = (situation.allowance - situation.fixed_price) / learning if learning else 1.0
+    effort = (situation.allowance - fixed) / learning if learning else 1.0
     if situation.allowance < worth or effort < LEAST_EFFORT:
-        missing = max(worth, situation.fixed_price + LEAST_EFFORT * learning) - situation.allowance
+        missing = max(worth, fixed + LEAST_EFFORT * learning) - situation.allowance
         return _until_affordable(situation, policy, missing)
     wait = _cooling(situation, policy)
     return wait or _update(stream, "new labels, and the budget allows it", effort=min(effort, MOST_EFFORT))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cls.config import GateConfig, StreamConfig
 from cls.domain import GateReport, GateVerdict, JobInput, Role, SliceReport
+from cls.errors import BadData
 from cls.ports import SampleLog
 from cls.train import as_rows, of_role
 from detectors.bootstrap import block_bootstrap_mean
@@ -139,15 +140,17 @@ def _verdict(slices: Sequence[SliceReport]) -> GateReport:
 def assess(
     job: JobInput, stream_name: str, log: SampleLog, models: dict[int, Model], newest: int = 1000
 ) -> tuple[dict[int, float], int, float]:
-    """Compare stored versions on labelled rows from after a drift's onset, none of which any of them has learned.
+    """Compare stored versions on tune and gate rows from after a drift's onset: none of them has learned any of these.
 
     Returns
     -------
     Mean loss by version, the number of rows, and the sample passes it took.
     """
     labelled = log.labelled(stream_name, job.label_from, job.label_to)
-    rows = as_rows(labelled)
-    after = np.flatnonzero(labelled.position >= (job.onset or 0))[-newest:]
-    rows = rows.take(after) if len(after) else rows.take(np.arange(max(len(rows) - newest, 0), len(rows)))
+    held = labelled.role != Role.TRAIN
+    after = np.flatnonzero(held & (labelled.position >= (job.onset or 0)))[-newest:]
+    rows = as_rows(labelled).take(after if len(after) else np.flatnonzero(held)[-newest:])
+    if len(rows) == 0:
+        raise BadData("there are no tune or gate rows to assess versions on")
     result = {number: float(losses(model, rows).mean()) for number, model in models.items()}
     return result, len(rows), len(rows) * len(models) * FORWARD_PASS

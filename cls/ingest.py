@@ -92,6 +92,8 @@ def take_events(
     label_us = time_us
     if schema.label_time and schema.label_time in table.column_names:
         landed = times(table, schema.label_time, _Faults(table.num_rows).add, np.iinfo(np.int64).max)
+        written = np.asarray(table.column(schema.label_time).is_valid())
+        faults.add((landed == NO_TIME) & written, f"{schema.label_time!r} is not a time")
         label_us = np.where(landed == NO_TIME, time_us, landed)
     group = _keys(table, schema.group, faults) if schema.group else key
 

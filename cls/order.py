@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from cls.config import StreamConfig
-from cls.decide import Situation
+from cls.decide import PRIORITY, Situation
 from cls.domain import Episode, EpisodeState, JobInput, JobKind, Update, Verdict
 from storage import drift as drift_store
 from storage import log as log_store
@@ -61,7 +61,9 @@ class Orders:
             onset=episode.onset,
             versions=tuple(sorted(versions)),
         )
-        return queue.enqueue(connection, self.name, JobKind.ASSESS, job_input, priority=0)
+        return queue.enqueue(
+            connection, self.name, JobKind.ASSESS, job_input, PRIORITY[self.settings.priority]
+        )
 
     def report(self, connection: Connection, now: datetime, episode: int, verdict: Verdict) -> None:
         """Have people told of an alarm, unless a report is under way."""

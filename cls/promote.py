@@ -86,30 +86,50 @@ class Promoter:
         now: datetime,
         reason: str,
         rollout_id: int | None = None,
+        *,
+        back: bool = False,
     ) -> None:
-        """Make a version champion, with its own reference; the episode that called for it is answered."""
-        files = version_store.read_version(connection, self.name, version).files
+        """Make a version champion, with its own reference; the episode that called for it is answered.
+
+        Going `back`, the version to roll back to next is its own predecessor: never the one that was just rolled back.
+        """
+        chosen = version_store.read_version(connection, self.name, version)
         version_store.promote(
             connection,
             self.name,
             version,
             expected=None if champion is None else champion.version,
             since=log_store.next_position(connection, self.name, "events"),
-            reference=files[PROFILE],
+            reference=chosen.files[PROFILE],
             at=now,
             reason=reason,
             rollout_id=rollout_id,
+            previous=chosen.parent if back else "replaced",
         )
         self.note(connection, "promotion", reason, now, version=version)
         episode = drift_store.live_episode(connection, self.name)
         if episode is not None:
             self.close_episode(connection, episode, now, f"version {version} was promoted")
 
+    def promote_by_hand(
+        self, connection: Connection, version: int, champion: Champion | None, now: datetime, reason: str
+    ) -> None:
+        """Make a version champion for an operator; a rollout of it that is on its way is watched from here."""
+        self.promote(connection, version, champion, now, reason)
+        since = log_store.next_position(connection, self.name, "events")
+        for rollout in version_store.rollouts_in(
+            connection, self.name, RolloutState.WAITING, RolloutState.SHADOW
+        ):
+            if rollout.version == version:
+                version_store.move_rollout(
+                    connection, rollout, RolloutState.WATCHING, at=now, since=since, reason=reason
+                )
+
     def roll_back(self, connection: Connection, champion: Champion | None, now: datetime, reason: str) -> int:
         """Let the previous version serve again, with its own reference; returns it. Raises `Refused` without one."""
         if champion is None or champion.previous is None:
             raise Refused(f"stream {self.name} has no previous version to go back to")
-        self.promote(connection, champion.previous, champion, now, reason)
+        self.promote(connection, champion.previous, champion, now, reason, back=True)
         self.note(connection, "rollback", reason, now, version=champion.version)
         return champion.previous
 
@@ -144,7 +164,10 @@ class Promoter:
     def reopen(self, connection: Connection) -> None:
         """An update came to nothing: the episode that called for it is decided again."""
         episode = drift_store.live_episode(connection, self.name)
-        if episode is not None and episode.state == EpisodeState.DECIDED:
+        fault = episode is not None and "fault" in (
+            episode.assessment or {}
+        )  # stays until the data are whole
+        if episode is not None and episode.state == EpisodeState.DECIDED and not fault:
             drift_store.move_episode(connection, episode.id, EpisodeState.OPEN)
             drift_store.assess_episode(connection, episode.id, None)  # on newer rows, the next time
 

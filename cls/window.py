@@ -29,6 +29,8 @@ def fill(
     The windows that closed, in order, and the one still open.
     """
     closed: list[Window] = []
+    if window is not None and window.stop - window.start >= window_rows:  # windows were larger before
+        closed, window = [window], None
     start = 0
     while start < len(events):
         room = window_rows - (window.stop - window.start if window else 0)

@@ -210,7 +210,8 @@ def _work(job: Job, config: Config, home: Home, bench: Bench, limits: queue.Limi
     except Stopped as error:
         heart.stop()
         with transaction(home.engine) as connection:
-            (queue.cancelled if heart.cancelled else queue.release)(connection, job)
+            end = queue.cancelled if heart.cancelled else queue.release
+            end(connection, job, time.perf_counter() - began)
             if heart.cancelled:
                 outbox.post(connection, job.stream, "job", {"job_id": job.id})
         words.info("job left", reason=str(error))
@@ -219,18 +220,19 @@ def _work(job: Job, config: Config, home: Home, bench: Bench, limits: queue.Limi
     ) as error:  # a store that is away or full: not the job's fault, and no reason to give it up
         heart.stop()
         with transaction(home.engine) as connection:
-            queue.release(connection, job)
+            queue.release(connection, job, time.perf_counter() - began)
         words.warning("job waits", reason=str(error))
         stop.wait(error.delay)
     except Exception as error:  # noqa: BLE001 - whatever it was, the queue must hear of it; a crash would hide it
         heart.stop()
-        _failed(job, home, limits, error)
+        _failed(job, home, limits, error, time.perf_counter() - began)
         words.exception("job failed")
 
 
-def _failed(job: Job, home: Home, limits: queue.Limits, error: Exception) -> None:
+def _failed(job: Job, home: Home, limits: queue.Limits, error: Exception, seconds: float) -> None:
     permanent = isinstance(error, Permanent | LearnerError)
     with transaction(home.engine) as connection:
-        state = queue.fail(connection, job, f"{type(error).__name__}: {error}", limits, permanent=permanent)
+        text = f"{type(error).__name__}: {error}"
+        state = queue.fail(connection, job, text, limits, permanent=permanent, charged_seconds=seconds)
         if state == "dead":
             outbox.post(connection, job.stream, "job", {"job_id": job.id})

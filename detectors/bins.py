@@ -45,7 +45,8 @@ class NumericBins:
         ranks = np.unique(np.arange(1, bins) * values.size // bins)
         edges = np.unique(np.partition(values, ranks)[ranks])
         if edges[-1] == values.max():
-            edges = np.append(edges, np.nextafter(edges[-1], np.inf))
+            with np.errstate(over="ignore"):  # beyond the largest float lies infinity, as good an edge as any
+                edges = np.append(edges, np.nextafter(edges[-1], np.inf))
         return cls(name, tuple(float(edge) for edge in edges if math.isfinite(edge)))
 
     @property

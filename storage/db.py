@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, func, literal_column, select
+from sqlalchemy import Connection, Engine, Table, create_engine, event, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -128,11 +128,6 @@ def read_clock(connection: Connection) -> datetime:
 def wall_clock() -> datetime:
     """Return this machine's time: for file ages and logs, never for leases."""
     return datetime.now(UTC)
-
-
-def size_of(connection: Connection, table: Any) -> int:
-    """Count the rows of a table."""
-    return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
 
 
 def upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:

@@ -1,7 +1,8 @@
-"""What nobody refers to any more: files that no row names, inbox files that were taken in, old dead letters and keys."""
+"""What nobody refers to any more: files that no row names, inbox files that were taken in, snapshots, old dead letters."""
 
 from __future__ import annotations
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from sqlalchemy import Engine, delete, select
 
 from cls.ports import SegmentStore
 from storage.db import read_clock, reading, transaction, wall_clock
-from storage.tables import dead_letters, inbox, segments
+from storage.tables import dead_letters, inbox, jobs, segments
 
 
 def collect_orphans(engine: Engine, store: SegmentStore, grace: timedelta) -> int:
@@ -50,3 +51,17 @@ def drop_dead_letters(engine: Engine, older_than: timedelta) -> int:
     with transaction(engine) as connection:
         before = read_clock(connection) - older_than
         return connection.execute(delete(dead_letters).where(dead_letters.c.received_at < before)).rowcount
+
+
+def collect_snapshots(engine: Engine, root: Path) -> int:
+    """Delete the snapshots of jobs that have ended; returns how many."""
+    ended = 0
+    for directory in root.glob("*"):
+        if not directory.name.isdigit():
+            continue
+        with reading(engine) as connection:
+            state = connection.execute(select(jobs.c.state).where(jobs.c.id == int(directory.name))).scalar()
+        if state not in ("queued", "running"):
+            shutil.rmtree(directory, ignore_errors=True)
+            ended += 1
+    return ended

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 
 import pyarrow as pa
-from sqlalchemy import Connection, Engine, Insert, bindparam, delete, func, select, text
+from sqlalchemy import Connection, Engine, Insert, bindparam, func, select, text
 
 from cls.errors import CLSError, Corrupt, Unavailable
 from cls.ports import RawBatch
@@ -197,8 +197,3 @@ def forget_files(engine: Engine, root: Path, stream: str, token: str) -> int:
             path.unlink(missing_ok=True)
             removed += 1
     return removed
-
-
-def prune(connection: Connection, stream: str, before_id: int) -> None:
-    """Drop rows so old that no producer repeats them."""
-    connection.execute(delete(inbox).where(inbox.c.stream == stream, inbox.c.id < before_id))

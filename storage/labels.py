@@ -141,11 +141,6 @@ def mark_labelled(connection: Connection, stream: str, keys: Sequence[str]) -> N
         connection.execute(_MARK_LABELLED, {"of_stream": stream, "keys": chunk})
 
 
-def forget_keys(connection: Connection, stream: str, before_position: int) -> None:
-    """Drop the keys of events so old that no label is awaited and no duplicate expected."""
-    connection.execute(_FORGET_KEYS, {"stream": stream, "before": before_position})
-
-
 def keep_pending(
     connection: Connection, stream: str, rows: Sequence[tuple[str, float, datetime, datetime]]
 ) -> None:

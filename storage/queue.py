@@ -2,7 +2,7 @@
 
 queued -> running -> succeeded
              |-> queued again, after a failure (backoff) or an expired lease (a crash)
-             |-> dead, after `max_failures` failures or `max_crashes` crashes: the job itself may be the killer
+             |-> dead, after `max_attempts` failures or `max_crashes` crashes: the job itself may be the killer
 queued | running -> cancelled
 
 Jobs are executed at least once; their effects happen once, because every write of a worker carries the token of its lease and a
@@ -171,7 +171,7 @@ def succeed(connection: Connection, job: Job, result: Json, *, charged_seconds: 
         {
             "state": JobState.SUCCEEDED,
             "result": result,
-            "charged_seconds": func.coalesce(jobs.c.charged_seconds, 0.0) + charged_seconds,
+            "charged_seconds": _charged(charged_seconds),
             "passes": passes,
             "ended_at": database_now(connection),
             "lease_until": None,
@@ -201,7 +201,7 @@ def fail(
             "state": state,
             "failures": failures,
             "error": error,
-            "charged_seconds": func.coalesce(jobs.c.charged_seconds, 0.0) + charged_seconds,
+            "charged_seconds": _charged(charged_seconds),
             "run_at": now if dead else _after(connection, delay),
             "ended_at": now if dead else None,
             "token": None,
@@ -211,18 +211,24 @@ def fail(
     return state
 
 
-def release(connection: Connection, job: Job) -> None:
+def release(connection: Connection, job: Job, charged_seconds: float = 0.0) -> None:
     """Give a job back unfinished (the worker stops): no failure, no delay. Raises `LeaseLost`."""
-    _fenced(connection, job, {"state": JobState.QUEUED, "token": None, "lease_until": None})
+    charged = _charged(charged_seconds)
+    _fenced(
+        connection,
+        job,
+        {"state": JobState.QUEUED, "charged_seconds": charged, "token": None, "lease_until": None},
+    )
 
 
-def cancelled(connection: Connection, job: Job) -> None:
+def cancelled(connection: Connection, job: Job, charged_seconds: float = 0.0) -> None:
     """Confirm a cancellation from the worker. Raises `LeaseLost`."""
     _fenced(
         connection,
         job,
         {
             "state": JobState.CANCELLED,
+            "charged_seconds": _charged(charged_seconds),
             "ended_at": database_now(connection),
             "token": None,
             "lease_until": None,
@@ -305,6 +311,7 @@ def retry(connection: Connection, job_id: int) -> None:
             crashes=0,
             cancel_requested=False,
             handled=False,
+            charged_seconds=None,  # the budget has paid for the attempts so far
             ended_at=None,
             run_at=database_now(connection),
         )
@@ -367,7 +374,7 @@ def last_price(connection: Connection, stream: str) -> Price | None:
     for row in connection.execute(_CHARGES, {"stream": stream}):
         labels = row.input["label_to"] - row.input["label_from"]
         if row.input["parent"] is not None and row.input["redeploy"] is None and labels > 0:
-            fixed = float(row.charged_seconds * row.result["overhead"])
+            fixed = float(row.charged_seconds * row.result.get("overhead", 0.0))
             return Price(fixed, (float(row.charged_seconds) - fixed) / (labels * row.input["effort"]))
     return None
 
@@ -375,6 +382,11 @@ def last_price(connection: Connection, stream: str) -> Price | None:
 def waiting(connection: Connection) -> bool:
     """Whether any job is queued: a look that takes no lock."""
     return connection.execute(_WAITING).first() is not None
+
+
+def _charged(seconds: float) -> Any:
+    """Return what a job has been charged by now: every attempt counts."""
+    return func.coalesce(jobs.c.charged_seconds, 0.0) + seconds
 
 
 def _fenced(connection: Connection, job: Job, values: dict[str, Any]) -> None:

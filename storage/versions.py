@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Select, bindparam, false, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -125,7 +125,7 @@ def promote(
     reference: str,
     at: datetime | None,
     reason: str,
-    previous: int | None = None,
+    previous: int | Literal["replaced"] | None = "replaced",
     rollout_id: int | None = None,
 ) -> Champion:
     """Make a version the champion by one compare-and-set on the version that it replaces.
@@ -146,7 +146,7 @@ def promote(
     Refused
         If another version is champion by now.
     """
-    previous = expected if previous is None else previous
+    previous = expected if previous == "replaced" else previous
     row = {
         "stream": stream,
         "version": version,
@@ -194,11 +194,6 @@ def promotions_covering(connection: Connection, stream: str, position: int) -> l
 def first_reference(connection: Connection, stream: str) -> str:
     """Return the SHA-256 of the stream's first reference profile: the fixed baseline of cumulative drift."""
     return str(connection.execute(_FIRST_REFERENCE, {"stream": stream}).scalar_one())
-
-
-def show_promotion(connection: Connection, promotion: int) -> Row[Any]:
-    """Return one promotion."""
-    return connection.execute(select(promotions).where(promotions.c.id == promotion)).one()
 
 
 def add_rollout(

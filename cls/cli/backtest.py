@@ -85,6 +85,8 @@ def _duration(text: str) -> timedelta:
     except ValueError as error:
         end(f"--step: {error}", USAGE)
     assert isinstance(found, timedelta), "text becomes a duration, or is refused"
+    if found <= timedelta():
+        end("--step: must be longer than nothing, as 6h", USAGE)
     return found
 
 

@@ -327,26 +327,31 @@ def test_a_worker_takes_its_kinds_only(engine: Engine) -> None:
     assert claim(engine, kinds=(JobKind.UPDATE, JobKind.ASSESS)).id == update_
 
 
+def near(price: queue.Price | None, fixed: float, label: float) -> bool:
+    return price is not None and (price.fixed, price.label) == pytest.approx((fixed, label))
+
+
 def test_the_next_update_is_priced_by_the_last_one_of_a_champion(engine: Engine) -> None:
-    def done(charged: float, **changes: Any) -> None:
+    def done(charged: float, overhead: float = 0.0, **changes: Any) -> None:
         with transaction(engine) as connection:
             queue.enqueue(connection, "s", JobKind.UPDATE, replace(INPUT, **changes), 0)
-        do(engine, queue.succeed, claim(engine), {}, charged_seconds=charged, passes=0)
+        result = {"overhead": overhead}
+        do(engine, queue.succeed, claim(engine), result, charged_seconds=charged, passes=0)
 
     done(90.0, label_from=0, label_to=10)  # the first model
     assert do(engine, queue.last_price, "s") is None
     done(6.0, parent=1, label_from=10, label_to=30)
-    assert do(engine, queue.last_price, "s") == pytest.approx(0.3)
-    done(6.0, parent=1, label_from=10, label_to=30, effort=0.5)
-    assert do(engine, queue.last_price, "s") == pytest.approx(0.6)
+    assert near(do(engine, queue.last_price, "s"), 0.0, 0.3)
+    done(8.0, 0.25, parent=1, label_from=10, label_to=30, effort=0.5)
+    assert near(do(engine, queue.last_price, "s"), 2.0, 0.6)
     done(0.1, parent=1, label_from=10, label_to=30, redeploy=1)  # nothing was learned
-    assert do(engine, queue.last_price, "s") == pytest.approx(0.6)
+    assert near(do(engine, queue.last_price, "s"), 2.0, 0.6)
     assert do(engine, queue.last_price, "t") is None
 
 
 def test_the_gate_report_of_a_candidate_that_answers_nan_is_published(engine: Engine) -> None:
     job_id = add(engine)
-    part = SliceReport("fresh", 400, 9.0, float("inf"), None, None, GateVerdict.FAIL)
+    part = SliceReport("fresh", 400, 9.0, None, None, None, GateVerdict.FAIL)
     report = GateReport(GateVerdict.FAIL, "worse", (part,))
     result = {"gate": {"verdict": str(report.verdict), "slices": [part.__dict__]}, "version": None}
     do(engine, publish, claim(engine), Outcome(result))

@@ -55,7 +55,8 @@ QUIET = Situation(
     on_its_way=False,
     assessing=False,
     allowance=50.0,
-    price=0.0125,  # times 400 labels: 5 device-seconds
+    fixed_price=1.0,
+    label_price=0.01,  # times 400 labels, and the fixed price: 5 device-seconds
     episode=None,
 )
 HARMFUL = replace(QUIET, episode=episode(losses={1: 30.0, 2: 20.0}))
@@ -94,8 +95,8 @@ MANUAL = Request("manual")
         (replace(HARMFUL, last_update=None), {}, Update, "harmful"),
         (replace(HARMFUL, allowance=4.9), {}, Defer, "budget"),
         (replace(HARMFUL, allowance=5.0), {}, Update, "harmful"),
-        (replace(HARMFUL, allowance=-1.0, price=None), {}, Defer, "budget"),
-        (replace(HARMFUL, allowance=0.1, price=None), {}, Update, "harmful"),
+        (replace(HARMFUL, allowance=-1.0, fixed_price=0.0, label_price=0.0), {}, Defer, "budget"),
+        (replace(HARMFUL, allowance=0.1, fixed_price=0.0, label_price=0.0), {}, Update, "harmful"),
         (replace(QUIET, episode=episode(losses={1: 10.0, 2: 20.0})), {}, Update, "version 1 fits"),
         (replace(QUIET, episode=episode(losses={1: 18.1, 2: 20.0})), {}, Update, "harmful"),
         (replace(HARMFUL, episode=replace(episode(), state=EpisodeState.DECIDED)), {}, Skip, "no drift"),
@@ -211,7 +212,8 @@ situations = st.builds(
     on_its_way=st.booleans(),
     assessing=st.booleans(),
     allowance=st.floats(-50, 200),
-    price=st.none() | st.floats(0, 0.1),
+    fixed_price=st.just(0.0) | st.floats(0, 5),
+    label_price=st.just(0.0) | st.floats(0, 0.1),
     episode=episodes,
     fault=st.none() | st.just("column 'x' is missing"),
     request=requests,
@@ -232,9 +234,13 @@ def test_the_policy_never_overdraws_the_budget_or_the_cool_down(
     decision = decide(replace(situation, request=None, on_its_way=False, champion=2), stream(**policy))
     if not isinstance(decision, Update) or decision.strategy == "redeploy":  # for that see below
         return
-    cost = (situation.price or 0.0) * situation.new_labels * decision.effort
-    assert situation.allowance >= cost * (1 - 1e-9)
-    assert 0.5 <= decision.effort <= 3
+    full = 24.0 * stream().update.budget_burst_days
+    fixed, learning = (
+        min(situation.fixed_price, full / 5),
+        min(situation.label_price * situation.new_labels, full),
+    )
+    assert situation.allowance >= min(fixed + learning * decision.effort, full) * (1 - 1e-9)
+    assert 0.2 <= decision.effort <= 3
     assert situation.last_update is None or NOW - situation.last_update >= timedelta(hours=6)
 
 
@@ -250,7 +256,7 @@ def test_a_full_budget_lets_an_update_through_however_much_has_gathered(policy: 
     full = 24.0 * stream().update.budget_burst_days
     gathered = replace(
         HARMFUL, new_labels=50_000, allowance=full
-    )  # 625 device-seconds at the last price, 168 in the bucket
+    )  # 501 device-seconds at the last price, 168 in the bucket
     assert isinstance(decide(gathered, stream(**policy)), Update)
 
 
