@@ -27,12 +27,6 @@ POSTGRES = os.environ.get("CLS_TEST_POSTGRES") or "postgresql+psycopg://postgres
 BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Keep pytest-alembic 0.13 from collecting its own tests here, which fails on pytest 9.2; ours say more."""
-    if hasattr(config.option, "pytest_alembic_tests_path"):
-        config.option.pytest_alembic_tests_path = "none"
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none; torch is imported only if such a test was collected."""
     gpu = [item for item in items if item.get_closest_marker("gpu")]
