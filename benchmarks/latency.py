@@ -58,8 +58,7 @@ reference_rows = 4000
 report = false
 
 [streams.s.update]
-cadence = "{cadence}"
-every_rows = 500
+{cadence}
 min_rows = 200
 cooldown = "0s"
 bootstrap_rows = 4000
@@ -67,6 +66,9 @@ bootstrap_rows = 4000
 [streams.s.gate]
 fresh_rows = 1000
 """
+
+
+CADENCES = {"drift": 'cadence = "drift"', "every": 'cadence = "every"\nevery_rows = 500'}
 
 
 def rows(number: int, count: int, shift: float) -> pa.Table:
@@ -110,7 +112,9 @@ def measure(database: str, cadence: str) -> tuple[list[float], list[float]]:
     with tempfile.TemporaryDirectory() as directory:
         ingest, serve = free_address(), free_address()
         path = Path(directory) / "cls.toml"
-        path.write_text(CONFIG.format(database=database, ingest=ingest, serve=serve, cadence=cadence))
+        path.write_text(
+            CONFIG.format(database=database, ingest=ingest, serve=serve, cadence=CADENCES[cadence])
+        )
         url = database or f"sqlite:///{directory}/cls.db"
         with services(path, ingest, serve), httpx.Client(base_url=f"http://{ingest}", timeout=60) as client:
             feeder = Feeder(client, "s", "latency")
