@@ -642,3 +642,36 @@ def test_panes_hold_sums_close_by_coverage_or_deadline_and_never_mix(engine: Eng
         assert close(START + 2 * HOUR) == [(3, 4.0)]  # pane 2 is given up, uncovered
         assert label_store.pane_series(connection, "s", 1, 99) == [(0, 3.0), (1, 3.0), (3, 4.0)]
         assert label_store.pane_series(connection, "s", 2, 99) == []
+
+
+def asked(world: World, kind: str, **arguments: Any) -> str:
+    """Ask for something as an operator does; returns the answer."""
+    with real_transaction(world.engine) as connection:
+        streams.add_trigger(
+            connection, "s", kind, f"{kind}-{len(world.rows(tables.triggers))}", arguments, "me@here"
+        )
+    world.settle()
+    return str(world.rows(tables.triggers)[-1].outcome)
+
+
+def test_a_rollback_goes_back_and_never_forward_again(world: World) -> None:
+    learned(world)
+    while world.champion() == 1:
+        events = table(len(world.rows(tables.event_keys)), 60)
+        world.feed(("events", events.drop_columns(["y"])), ("labels", labels_of(events, HOUR)))
+    bad = world.champion()
+    assert bad is not None
+    assert "serves again" in asked(world, "rollback")
+    good = world.champion()
+    assert good is not None
+    assert good < bad
+    while "refused" not in asked(world, "rollback"):  # until there is no older one
+        now = world.champion()
+        assert now is not None
+        assert now < good
+        good = now
+    assert world.champion() == good
+
+
+def test_what_is_asked_of_a_stream_without_events_is_refused_at_once(world: World) -> None:
+    assert asked(world, "manual") == "refused: the stream has no events yet"

@@ -282,3 +282,18 @@ def test_what_is_decided_is_sound(situation: Situation, policy: dict[str, Any]) 
         open_ = situation.episode is not None and situation.episode.state == EpisodeState.OPEN
         if open_ and situation.champion is not None and not situation.on_its_way:
             assert type(decision) is Skip
+
+
+@pytest.mark.parametrize("policy", CADENCES)
+@pytest.mark.parametrize("state", [EpisodeState.OPEN, EpisodeState.DECIDED])
+def test_no_cadence_learns_from_broken_data(policy: dict[str, Any], state: EpisodeState) -> None:
+    broken = replace(QUIET, episode=episode(state=state), fault="column 'x' is missing", new_labels=2000)
+    decision = decide(broken, stream(**policy))
+    assert isinstance(decision, Skip)
+    assert not decision.rebase
+
+
+def test_a_schedule_does_not_begin_before_the_labels_of_the_first_model_are_there() -> None:
+    early = replace(QUIET, champion=None, labels=10, request=Request("schedule"))
+    assert isinstance(decide(early, stream()), Defer)
+    assert isinstance(decide(replace(early, request=MANUAL), stream()), Update)

@@ -121,3 +121,12 @@ def test_no_events_change_nothing() -> None:
     window = fill(None, events([(0.0, "a", 5)]), REFERENCE, BASELINE, 10)[1]
     assert fill(window, events([]), REFERENCE, BASELINE, 10) == ([], window)
     assert fill(None, events([]), REFERENCE, BASELINE, 10) == ([], None)
+
+
+def test_a_window_that_was_begun_larger_closes_when_windows_become_smaller() -> None:
+    rows: list[tuple[float, str | None, int]] = [(0.1 * i, "a", i) for i in range(50)]
+    _, begun = fill(None, events(rows[:40]), REFERENCE, BASELINE, 100)
+    closed, left = fill(begun, events(rows[40:], 40), REFERENCE, BASELINE, 30)
+    assert [(window.start, window.stop) for window in closed] == [(0, 40)]
+    assert left is not None
+    assert (left.start, left.stop) == (40, 50)
