@@ -81,10 +81,10 @@ def baselines(chosen: dict[str, Any]) -> list[Contender]:
     ]
 
 
-def budgeted(monthly_passes: float) -> list[Contender]:
+def budgeted(monthly_passes: float, budgets: Sequence[int]) -> list[Contender]:
     """Return CLS and the fixed schedules at each budget."""
     contenders = []
-    for share in BUDGETS:
+    for share in budgets:
         passes = monthly_passes * share / 100
         per_day = passes / DAYS / 1000 * PRICE
         policy = {"cadence": "continuous", "budget_device_seconds_per_day": per_day}
@@ -182,6 +182,9 @@ def main() -> None:
     """Run the benchmark and write its results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.flights", description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N-1")
+    parser.add_argument(
+        "--budgets", type=int, nargs="+", default=BUDGETS, choices=BUDGETS, help="per cent (default: all)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument(
         "--resume",
@@ -200,7 +203,7 @@ def main() -> None:
     first = baselines(chosen)
     runs = run_all([(contender, seed) for contender in first for seed in seeds], options.workers, log)
     monthly = float(np.mean([run.passes for run in runs if run.contender == "monthly retrain"]))
-    second = budgeted(monthly)
+    second = budgeted(monthly, options.budgets)
     runs += run_all([(contender, seed) for seed in seeds for contender in second], options.workers, log)
     plot(runs, monthly, RESULTS / "flights.png")
     write_results(
