@@ -105,18 +105,12 @@ class Scoreboard:
 
 def month_table(months: list[Month]) -> Table:
     """Return the table for people."""
-    table = Table(title="Mean absolute error of air_time, minutes", title_justify="left")
-    table.add_column("month")
-    names = (
-        "flights",
-        "first model",
-        "champion",
-        "better by",
-        "drift alarms",
-        "updates",
-        "promotions",
-        "rollbacks",
+    table = Table(
+        title="Mean absolute error of air_time in minutes: the first model, and the champion of each moment",
+        title_justify="left",
     )
+    table.add_column("month", no_wrap=True)
+    names = ("flights", "first", "champion", "better", "alarms", "updates", "promoted", "back")
     for name in names:
         table.add_column(name, justify="right")
     for month in months:
