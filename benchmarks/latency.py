@@ -23,7 +23,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pyarrow as pa
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import Engine, create_engine, select, text
 
 from benchmarks.report import Figure, write_results
 from cls.demo.feed import Feeder
@@ -131,9 +131,9 @@ def measure(database: str, cadence: str) -> tuple[list[float], list[float]]:
                 engine.dispose()
 
 
-def claims(engine: object) -> list[float]:
+def claims(engine: Engine) -> list[float]:
     """Return the time from the request that raised the alarm to the start of the first job after it."""
-    with reading(engine) as connection:  # type: ignore[arg-type] - an Engine
+    with reading(engine) as connection:
         alarms = connection.execute(
             select(ledger).where(ledger.c.kind == "alarm").order_by(ledger.c.id)
         ).all()
@@ -148,9 +148,9 @@ def claims(engine: object) -> list[float]:
     return found
 
 
-def overheads(engine: object) -> list[float]:
+def overheads(engine: Engine) -> list[float]:
     """Return, per light update, the time from its decision to its promotion less what its job was measured to take."""
-    with reading(engine) as connection:  # type: ignore[arg-type] - an Engine
+    with reading(engine) as connection:
         decisions = connection.execute(select(ledger).where(ledger.c.decision == "update")).all()
         promotions = connection.execute(select(ledger).where(ledger.c.kind == "promotion")).all()
         rows = connection.execute(select(jobs).where(jobs.c.state == "succeeded")).all()
