@@ -270,6 +270,7 @@ class Actor:
             drifted_labels=drifted,
             last_update=last_update,
             tried_labels=tried,
+            labels_per_day=log_store.label_pace(connection, self.name, labels, now, update.budget_burst_days),
             on_its_way=on_its_way,
             assessing=queue.live(connection, self.name, JobKind.ASSESS) is not None,
             allowance=stream_store.allowance(

@@ -1,4 +1,4 @@
-"""`cls daemon`: listens for events and labels, runs every stream's turns, delivers the outbox. Never imports torch.
+"""`cls daemon`: listens for events and labels and runs every stream's turns. Never imports torch or MLflow.
 
 One thread a stream, so that a stream whose data are damaged or whose source hangs does not hold up the others; APScheduler
 holds the timers, SQL the truth. Starts in order, stops in reverse; a side task that dies takes the process with it, and the
@@ -22,8 +22,7 @@ from cls.config import Config
 from cls.errors import CLSError, Permanent, Refused, Temporary
 from cls.http import HttpServer
 from cls.intake import intake_app
-from cls.ports import Registry, Source
-from cls.registry import deliver, reconcile
+from cls.ports import Source
 from cls.stream import Ports, StreamLoop
 from storage import queue, streams
 from storage.db import reading, transaction, wall_clock
@@ -31,8 +30,6 @@ from storage.files import FileSource
 from storage.home import Home
 from storage.housekeeping import collect_inbox, collect_orphans, collect_snapshots, drop_dead_letters
 from storage.inbox import Inbox, InboxSource, forget_files
-from storage.lineage import SqlOutbox
-from storage.mlflow_registry import MlflowRegistry
 
 log = structlog.get_logger("cls.daemon")
 IDLE_SECONDS = 0.03  # between two looks at a stream that nobody woke
@@ -64,7 +61,6 @@ class Daemon:
         )
         server = HttpServer(app, self.config.http.ingest)
         threads = [self._thread(f"stream-{name}", self._run_stream, name) for name in self.config.streams]
-        threads.append(self._thread("outbox", self._run_outbox))
         timers = self._timers()
         try:
             self.housekeep()
@@ -133,19 +129,6 @@ class Daemon:
             sources["file"] = FileSource(source.path, source.pattern, source.format, source.batch_rows)
         return Ports(home.engine, home.log, home.segments, home.artifacts, sources, wall_clock)
 
-    def _run_outbox(self) -> None:
-        """Tell MLflow what happened. It may be away for a day: messages wait, in order."""
-        registry: Registry | None = None
-        messages = SqlOutbox(self.home.engine)
-        while not self.stop.is_set():
-            try:
-                registry = registry or self._registry()
-                if not deliver(messages, registry, self.home.artifacts):
-                    self.stop.wait(0.2)
-            except Temporary as error:
-                log.warning("outbox waits", reason=str(error))
-                self.stop.wait(error.delay)
-
     # -- timers -------------------------------------------------------------------------------------------------------
 
     def _timers(self) -> BackgroundScheduler:
@@ -153,7 +136,7 @@ class Daemon:
             timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
         beat = self.config.worker.heartbeat_seconds
-        for seconds, task in ((min(beat, 2.0), self.tick), (300.0, self.housekeep), (60.0, self.reconcile)):
+        for seconds, task in ((min(beat, 2.0), self.tick), (300.0, self.housekeep)):
             timers.add_job(self._tolerant, "interval", seconds=seconds, args=[task])
         return timers
 
@@ -193,13 +176,6 @@ class Daemon:
                 token = streams.position(connection, name, "source")
             removed += forget_files(home.engine, home.inbox, name, token)
         log.debug("housekeeping", removed=removed, seconds=round(time.monotonic() - began, 3))
-
-    def reconcile(self) -> None:
-        """Have the registry's aliases corrected where they differ from the truth."""
-        reconcile(SqlOutbox(self.home.engine), self._registry())
-
-    def _registry(self) -> MlflowRegistry:
-        return MlflowRegistry(self.config.mlflow, self.config.home / "mlartifacts")
 
 
 def run(config: Config, stop: Event) -> None:

@@ -15,7 +15,7 @@ from cls.domain import Decision, Defer, Episode, EpisodeState, Json, Skip, Updat
 from learners.recipe import RECIPES
 
 PRIORITY = {"critical": 300, "high": 200, "normal": 100, "low": 0}
-OVERHEAD = 5.0  # a continuous update waits until its fixed price is at most a fifth of what it may spend
+OVERHEAD = 3.0  # a continuous update waits until its fixed price is at most this part of what it may spend
 LEAST_EFFORT, MOST_EFFORT = 0.2, 3.0  # epochs of a continuous update, as a multiple of the recipe's
 HARM = 1.05  # a champion that loses at most 5% more than when it was accepted is not harmed
 
@@ -49,6 +49,12 @@ class Situation:
     fault: str | None = None  # what is wrong with the data of the episode's window
     request: Request | None = None
     tried_labels: int = 0  # labels that there were at the last decision to update
+    labels_per_day: float = 0.0  # of stream time, of late; 0 where that is not known
+
+    @property
+    def untried_labels(self) -> int:
+        """Labels that landed since the last decision to update."""
+        return self.labels - self.tried_labels
 
     def to_json(self) -> Json:
         """Return the numbers behind a decision, for the ledger."""
@@ -63,6 +69,7 @@ class Situation:
                 "allowance",
                 "fixed_price",
                 "label_price",
+                "labels_per_day",
                 "fault",
             )
         }
@@ -133,7 +140,7 @@ def _drifted(situation: Situation, episode: Episode, stream: StreamConfig) -> De
 def _cadence(situation: Situation, stream: StreamConfig) -> Decision:
     policy = stream.update
     if policy.cadence == "every":
-        rows_due = policy.every_rows is not None and situation.new_labels >= policy.every_rows
+        rows_due = policy.every_rows is not None and situation.untried_labels >= policy.every_rows
         since = situation.last_update
         time_due = policy.every is not None and (since is None or situation.now - since >= policy.every)
         if not (rows_due or (time_due and situation.new_labels > 0)):
@@ -145,19 +152,27 @@ def _cadence(situation: Situation, stream: StreamConfig) -> Decision:
 
 
 def _continuous(situation: Situation, stream: StreamConfig) -> Decision:
-    """Update as often as there are labels enough, each time with the effort that the budget allows by then."""
+    """Update as often as the budget makes it worth while, with the effort that it then allows.
+
+    While a label lands, the budget earns a label's share of a day. Labels gather until what they earned is a multiple of the price that an
+    update has whatever its size; the rest buys epochs. So every label gets the same attention, at whatever hour it came.
+    """
     policy = stream.update
-    if situation.new_labels < policy.min_rows:
-        return Skip("the next update is not due")
     fixed = min(situation.fixed_price, _full(policy) / OVERHEAD)
-    worth = fixed * OVERHEAD
     learning = min(situation.label_price * situation.new_labels, _full(policy))
-    effort = (situation.allowance - fixed) / learning if learning else 1.0
-    if situation.allowance < worth or effort < LEAST_EFFORT:
-        missing = max(worth, fixed + LEAST_EFFORT * learning) - situation.allowance
-        return _until_affordable(situation, policy, missing)
+    earned = _full(policy)
+    if situation.labels_per_day:
+        days = situation.untried_labels / situation.labels_per_day
+        earned = min(days * policy.budget_device_seconds_per_day, earned)
+    if situation.untried_labels < policy.min_rows or earned < OVERHEAD * fixed:
+        return Skip("the next update is not due")
+    affordable = min(earned, situation.allowance)
+    effort = (affordable - fixed) / learning if learning else 1.0
+    if situation.allowance < fixed + LEAST_EFFORT * learning or situation.allowance <= 0:
+        return _until_affordable(situation, policy, fixed + LEAST_EFFORT * learning - situation.allowance)
+    effort = min(max(effort, LEAST_EFFORT), MOST_EFFORT)
     wait = _cooling(situation, policy)
-    return wait or _update(stream, "new labels, and the budget allows it", effort=min(effort, MOST_EFFORT))
+    return wait or _update(stream, "new labels, and the budget allows it", effort=effort)
 
 
 def _wait(situation: Situation, policy: UpdateConfig) -> Defer | None:
@@ -167,7 +182,7 @@ def _wait(situation: Situation, policy: UpdateConfig) -> Defer | None:
 
 def _cooling(situation: Situation, policy: UpdateConfig) -> Defer | None:
     last = situation.last_update
-    if last is not None and situation.labels <= situation.tried_labels:
+    if last is not None and situation.untried_labels <= 0:
         return Defer("an update is wanted; the last attempt had all labels that there are")
     if last is not None and situation.now - last < policy.cooldown:
         return Defer("an update is wanted; the cool-down runs", until=last + policy.cooldown)

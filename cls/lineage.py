@@ -44,7 +44,7 @@ class Outbox(Protocol):
     """Undelivered messages in order, and the facts that they point at."""
 
     def next(self) -> Message | None:
-        """Return the oldest undelivered message if its time has come."""
+        """Take the oldest undelivered message if its time has come; until it is dealt with, nobody else gets one."""
         ...
 
     def delivered(self, message: Message) -> None:

@@ -84,8 +84,7 @@ def programs_of(config: Config, path: Path | None, *, ui: bool) -> list[Program]
         Program(f"worker-{slot}", command(path, "worker", "--slot", str(slot)))
         for slot in range(config.worker.slots)
     ]
-    if any(stream.detect.report for stream in config.streams.values()):  # a report must not delay an update
-        programs.append(Program("reporter", command(path, "worker", "--reports"), needed=False))
+    programs.append(Program("reporter", command(path, "worker", "--reports"), needed=False))
     programs.append(Program("serve", command(path, "serve")))
     if ui and ui_is_ours(config):
         # SIGTERM, not SIGKILL: the mlflow command passes it on to the server that it starts

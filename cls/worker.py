@@ -137,7 +137,9 @@ def _digest(files: Mapping[str, bytes]) -> str:
     return manifest_digest({name: digest(data) for name, data in files.items()})
 
 
-def run_worker(config: Config, stop: Event, slot: int = 0, *, reports: bool = False) -> None:
+def run_worker(
+    config: Config, stop: Event, slot: int = 0, kinds: tuple[JobKind, ...] = (JobKind.UPDATE, JobKind.ASSESS)
+) -> None:
     """Work until told to stop.
 
     Parameters
@@ -146,12 +148,9 @@ def run_worker(config: Config, stop: Event, slot: int = 0, *, reports: bool = Fa
         Set to finish: a running training is left at its next step with a snapshot.
     slot
         Number of this worker on its machine.
-    reports
-        Take reports and nothing else, at low priority: they take seconds, and must not delay an update.
+    kinds
+        Of jobs that it takes. Reports are left to the reporter: they take seconds, and must not delay an update.
     """
-    kinds = (JobKind.REPORT,) if reports else (JobKind.UPDATE, JobKind.ASSESS)
-    if reports:
-        os.nice(10)
     torch.set_num_threads(1)
     home = Home.open(config)
     name = f"worker@{socket.gethostname()}:{os.getpid()}"

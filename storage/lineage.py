@@ -21,9 +21,12 @@ class SqlOutbox:
         self._engine = engine
 
     def next(self) -> Message | None:
-        """Return the oldest undelivered message if its time has come."""
+        """Take the oldest undelivered message if its time has come."""
         with reading(self._engine) as connection:
-            row = messages.next_message(connection)
+            if not messages.due(connection):
+                return None
+        with transaction(self._engine) as connection:
+            row = messages.take_message(connection)
         return None if row is None else Message(row.id, row.stream, row.kind, row.payload, row.attempts)
 
     def delivered(self, message: Message) -> None:

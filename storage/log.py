@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from threading import Lock
 from typing import Any
 
@@ -57,6 +57,12 @@ _MINE = (
 _RECORD = insert(segments)
 _NEXT = select(segments.c.stop).where(*_MINE).order_by(segments.c.start.desc()).limit(1)
 _AT = select(*_COLUMNS).where(*_MINE, segments.c.start == bindparam("start"))
+_LANDED = (  # when the label at a position had landed
+    select(segments.c.time_to)
+    .where(*_MINE, segments.c.start <= bindparam("position"))
+    .order_by(segments.c.start.desc())
+    .limit(1)
+)
 _FIRST = (
     select(func.max(segments.c.start)).where(*_MINE, segments.c.start <= bindparam("start")).scalar_subquery()
 )
@@ -139,6 +145,21 @@ def record_segment(connection: Connection, segment: Segment) -> None:
 def next_position(connection: Connection, stream: str, kind: str) -> int:
     """Return one past the last position of a kind."""
     return int(connection.execute(_NEXT, {"stream": stream, "kind": kind}).scalar() or 0)
+
+
+def label_pace(connection: Connection, stream: str, labels: int, now: datetime, days: float) -> float:
+    """Return how many labels land per day of stream time: over the newest `days`, as long as the stream's whole life suggests.
+
+    Two look-ups, however long the stream is. 0 where nothing is known yet.
+    """
+
+    def pace_since(position: int) -> float:
+        where = {"stream": stream, "kind": "labels", "position": position}
+        landed = connection.execute(_LANDED, where).scalar()
+        age = (now - landed) / timedelta(days=1) if landed is not None else 0.0
+        return (labels - position) / age if age > 0 else 0.0
+
+    return pace_since(max(labels - round(pace_since(0) * days), 0))
 
 
 def segment_at(connection: Connection, stream: str, kind: str, start: int) -> Segment | None:

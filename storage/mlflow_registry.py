@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,7 +26,7 @@ from cls.ports import RunRecord, VersionRecord
 from cls.times import to_us
 from storage.mlflow_setup import configure, prepare_sqlite
 
-METRICS_PER_BATCH = 1_000
+METRICS_PER_BATCH = 800  # of 1,000 entries in all
 ENTRIES_PER_BATCH = 100  # of params or tags
 VALUE_LENGTH = 5_000  # of a param or a tag
 KEY_LENGTH = 250
@@ -49,6 +50,7 @@ class MlflowRegistry:
         self._root = artifact_root.absolute().as_uri() if isinstance(artifact_root, Path) else artifact_root
         self._connected: Any = None
         self._experiments: dict[str, str] = {}
+        self._models: set[str] = set()
 
     def prepare(self) -> None:
         """Initialise a new SQLite file; call it before an MLflow server opens the same file. Raises `Unavailable`."""
@@ -150,8 +152,11 @@ class MlflowRegistry:
         return found
 
     def _ensure_model(self, client: Any, name: str, stream: str) -> None:
+        if name in self._models:
+            return
         if not client.search_registered_models(f"name = '{name}'", max_results=1):
             client.create_registered_model(name, {"cls.stream": stream})
+        self._models.add(name)
 
     def _logged_model(
         self, client: Any, experiment: str, name: str, run_id: str | None, tags: dict[str, str]
@@ -171,12 +176,13 @@ class MlflowRegistry:
         metrics = [Metric(_key(name), value, at, step) for name, value, step in run.metrics]
         params = [Param(key, value) for key, value in _texts(run.params).items()]
         tags = [RunTag(key, value) for key, value in _texts(run.tags | {JOB: str(run.job_id)}).items()]
-        for some in _chunks(params, ENTRIES_PER_BATCH):
-            client.log_batch(run_id, params=some)
-        for some in _chunks(tags, ENTRIES_PER_BATCH):
-            client.log_batch(run_id, tags=some)
-        for some in _chunks(metrics, METRICS_PER_BATCH):
-            client.log_batch(run_id, metrics=some)
+        parts = (
+            _chunks(metrics, METRICS_PER_BATCH),
+            _chunks(params, ENTRIES_PER_BATCH),
+            _chunks(tags, ENTRIES_PER_BATCH),
+        )
+        for some_metrics, some_params, some_tags in zip_longest(*parts, fillvalue=()):
+            client.log_batch(run_id, some_metrics, some_params, some_tags)
 
     @contextmanager
     def _answering(self) -> Iterator[Any]:
@@ -201,6 +207,7 @@ class MlflowRegistry:
         ) as error:  # OSError: a refused connection, a timeout, the disk
             self._connected = None
             self._experiments.clear()
+            self._models.clear()
             raise Unavailable(f"MLflow at {self._uri}: {_first_line(error)}") from error
 
     def _connect(self) -> Any:

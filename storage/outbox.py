@@ -13,6 +13,7 @@ from storage.statements import per_dialect
 from storage.tables import outbox
 
 BACKOFF_LIMIT = timedelta(minutes=5)
+HOLD = timedelta(minutes=1)  # a message is its taker's for this long; after that it is taken again
 
 _WAITING = outbox.c.done_at.is_(None)
 _OLDEST = select(outbox).where(_WAITING).order_by(outbox.c.id).limit(1)
@@ -31,10 +32,20 @@ def post(connection: Connection, stream: str, kind: str, payload: Json) -> None:
     connection.execute(_post(connection), {"stream": stream, "kind": kind, "payload": payload})
 
 
-def next_message(connection: Connection) -> Row[Any] | None:
-    """Return the oldest undelivered message if its time has come; a failing one holds back those behind it."""
+def due(connection: Connection) -> bool:
+    """Whether there is a message to take: a look that takes no lock."""
     row = connection.execute(_OLDEST).first()
-    return row if row is not None and row.next_at <= read_clock(connection) else None
+    return row is not None and row.next_at <= read_clock(connection)
+
+
+def take_message(connection: Connection) -> Row[Any] | None:
+    """Take the oldest undelivered message if its time has come and nobody holds it; a failing one holds back those behind it."""
+    row = connection.execute(_OLDEST).first()
+    now = read_clock(connection)
+    if row is None or row.next_at > now:
+        return None
+    mine = update(outbox).where(outbox.c.id == row.id, outbox.c.next_at == row.next_at, _WAITING)
+    return row if connection.execute(mine.values(next_at=now + HOLD)).rowcount == 1 else None
 
 
 def delivered(connection: Connection, message_id: int) -> None:

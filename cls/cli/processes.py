@@ -70,17 +70,24 @@ def worker(
     context: typer.Context,
     slot: Annotated[int, typer.Option("--slot", min=0, help="Number of this worker on its machine.")] = 0,
     reports: Annotated[
-        bool, typer.Option("--reports", help="Make reports and nothing else: they take long.")
+        bool, typer.Option("--reports", help="Tell MLflow what happened and make reports, nothing else.")
     ] = False,
 ) -> None:
-    """Do jobs: train and assess, or make reports."""
+    """Do jobs: train and assess; or, with --reports, what people look at: MLflow and the reports of alarms."""
     from cls.logging import configure
-    from cls.worker import run_worker
 
     config = config_of(context)
-    configure("reporter" if reports else f"worker-{slot}")
     with stop_signals() as stop:
-        run_worker(config, stop, slot, reports=reports)
+        if reports:
+            from cls.reporter import run_reporter
+
+            configure("reporter")
+            run_reporter(config, stop, slot)
+        else:
+            from cls.worker import run_worker
+
+            configure(f"worker-{slot}")
+            run_worker(config, stop, slot)
 
 
 def serve(context: typer.Context) -> None:

@@ -24,14 +24,24 @@ TABLES: dict[str, dict[str, Any]] = {
     "detect": {"window_rows": 5000, "reference_rows": 20000},
     "update": {
         "cadence": "continuous",
-        "min_rows": 500,
-        "cooldown": "3h",
+        "min_rows": 200,
+        "cooldown": "1h",
         "latency": "1h",  # each update is charged an hour of stream time, during which the old champion serves
         "bootstrap_rows": 10**9,  # the first model is asked for, at the end of January
         "device_seconds_per_1k_passes": 0.1,  # a fixed price, so that the replay does not depend on the machine
-        "budget_device_seconds_per_day": 1.0,
+        "budget_device_seconds_per_day": 0.4,
+        # Fisher information adds up over updates: a little of it each time, and much of it once
+        "overrides": {"fisher_rows": 128},
+        "bootstrap_overrides": {"epochs": 10.0, "fisher_rows": 2048},
     },
-    "gate": {"fresh_rows": 1000, "retained_rows": 1000, "retained_slices": 3, "retained_margin": 0.5},
+    # a hundred gate rows tell the mean loss to about a tenth: a finer margin would reject at random
+    "gate": {
+        "fresh_rows": 1000,
+        "margin": 0.2,
+        "retained_rows": 1000,
+        "retained_slices": 3,
+        "retained_margin": 0.5,
+    },
     "rollout": {"light": True, "watch_rows": 500},
 }
 

@@ -1,4 +1,4 @@
-"""The daemon never holds torch or evidently, neither when it is imported nor after work."""
+"""The daemon never holds torch, evidently or mlflow, neither when it is imported nor after work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.harness import System
 
-HEAVY = ("torch", "evidently", "safetensors")
+HEAVY = ("torch", "evidently", "safetensors", "mlflow")
 IMPORTED = f"import sys, cls.daemon; print([name for name in {HEAVY} if name in sys.modules])"
 WORKED = f"""
 import sys, threading, time

@@ -142,7 +142,7 @@ def test_a_job_that_kills_its_workers_becomes_dead_and_the_stream_goes_on(
         assert told[0].payload == {"job_id": job.id}
         for kind, table in feed.batches[sent : sent + 2]:
             system.feeder.send(kind, table)
-            eventually(lambda: (system.feeder.progress() or {"live_jobs": 1})["live_jobs"] == 0)
+        eventually(lambda: system.jobs("succeeded"), what="the next job to succeed")
         first, second, *_ = system.jobs()
         assert (first.state, second.state) == ("dead", "succeeded")
         assert numbers(system)[0] == (1, second.id)

@@ -120,6 +120,12 @@ def deliver_all(engine: Engine, registry: MemoryRegistry, artifacts: MemoryArtif
     return done
 
 
+def let_time_pass(engine: Engine) -> None:
+    """Let every delay be over."""
+    with transaction(engine) as connection:
+        connection.execute(update(outbox_table).values(next_at=AT))
+
+
 def waiting(engine: Engine) -> int:
     with reading(engine) as connection:
         return outbox.undelivered(connection)
@@ -206,9 +212,28 @@ def test_what_cannot_be_delivered_waits_in_order_and_raises_nothing(
     assert (
         deliver(SqlOutbox(engine), MemoryRegistry(), artifacts) is False
     )  # its time has not come, and it holds back the others
-    with transaction(engine) as connection:
-        connection.execute(update(outbox_table).values(next_at=AT))
+    let_time_pass(engine)
     assert deliver_all(engine, MemoryRegistry(), artifacts) == 2
+
+
+def test_a_message_is_held_by_one_reporter_at_a_time_and_again_free_when_that_one_dies(
+    engine: Engine, artifacts: MemoryArtifacts
+) -> None:
+    finish(engine, artifacts)
+    first = SqlOutbox(engine).next()
+    assert first is not None
+    assert SqlOutbox(engine).next() is None  # neither this one nor, out of order, the next
+    with reading(engine) as connection:
+        held = connection.execute(
+            select(outbox_table.c.next_at - outbox_table.c.created_at).where(outbox_table.c.id == first.id)
+        ).scalar_one()
+        assert held >= outbox.HOLD / timedelta(microseconds=1)
+    let_time_pass(engine)  # its holder was killed
+    assert SqlOutbox(engine).next() == first
+    SqlOutbox(engine).delivered(first)
+    second = SqlOutbox(engine).next()
+    assert second is not None
+    assert second.id > first.id
 
 
 def test_a_database_that_is_away_raises_nothing(engine: Engine, artifacts: MemoryArtifacts) -> None:
@@ -249,6 +274,7 @@ def test_a_crash_after_the_delivery_repeats_it(engine: Engine, artifacts: Memory
     with pytest.raises(SystemExit):
         deliver(Dies(engine), registry, artifacts)
     assert ("flights", job) in registry.runs
+    let_time_pass(engine)
     assert deliver_all(engine, registry, artifacts) == 2
     assert len(registry.runs) == 1
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cls.config import StreamConfig
-from cls.decide import HARM, PRIORITY, Request, Situation, decide
+from cls.decide import HARM, OVERHEAD, PRIORITY, Request, Situation, decide
 from cls.domain import Decision, Defer, Episode, EpisodeState, Skip, Update
 
 NOW = datetime(2013, 6, 1, tzinfo=UTC)
@@ -50,6 +50,7 @@ QUIET = Situation(
     expected_loss=10.0,
     labels=2000,
     new_labels=400,
+    tried_labels=1600,
     drifted_labels=300,
     last_update=NOW - timedelta(days=2),
     on_its_way=False,
@@ -108,7 +109,7 @@ MANUAL = Request("manual")
         (replace(QUIET, last_update=None), {"cadence": "every", "every": timedelta(days=9)}, Update, "fixed"),
         (replace(QUIET, allowance=0.0), {"cadence": "every", "every_rows": 1}, Defer, "budget"),
         (QUIET, {"cadence": "continuous"}, Update, "new labels"),
-        (replace(QUIET, new_labels=99), {"cadence": "continuous"}, Skip, "not due"),
+        (replace(QUIET, tried_labels=1901), {"cadence": "continuous"}, Skip, "not due"),
         (replace(QUIET, last_update=NOW), {"cadence": "continuous"}, Defer, "cool-down"),
         (replace(QUIET, allowance=0.0), {"cadence": "continuous"}, Defer, "budget"),
         (HARMFUL, {"cadence": "never"}, Skip, "never updates"),
@@ -217,6 +218,8 @@ situations = st.builds(
     episode=episodes,
     fault=st.none() | st.just("column 'x' is missing"),
     request=requests,
+    tried_labels=st.integers(0, 5000),
+    labels_per_day=st.just(0.0) | st.floats(1, 5000),
 )
 
 
@@ -236,12 +239,49 @@ def test_the_policy_never_overdraws_the_budget_or_the_cool_down(
         return
     full = 24.0 * stream().update.budget_burst_days
     fixed, learning = (
-        min(situation.fixed_price, full / 5),
+        min(situation.fixed_price, full / OVERHEAD),
         min(situation.label_price * situation.new_labels, full),
     )
     assert situation.allowance >= min(fixed + learning * decision.effort, full) * (1 - 1e-9)
     assert 0.2 <= decision.effort <= 3
     assert situation.last_update is None or NOW - situation.last_update >= timedelta(hours=6)
+
+
+BUSY = replace(QUIET, allowance=20.0, fixed_price=1.0, label_price=0.01, labels_per_day=1200.0)
+
+
+def continuous(**changes: Any) -> Decision:
+    return decide(replace(BUSY, **changes), stream(cadence="continuous"))
+
+
+def test_a_label_gets_the_same_attention_at_whatever_hour_it_came() -> None:
+    # 1,200 labels a day and 24 device-seconds: 0.02 a label. After 400: 8 earned, 1 of them fixed, 7 buy 1.75 times the recipe's epochs.
+    decision = continuous()
+    assert isinstance(decision, Update)
+    assert decision.effort == pytest.approx(1.75)
+    assert continuous(last_update=NOW - 9 * HOUR) == decision == continuous(allowance=100.0)
+
+
+def test_an_update_waits_until_its_fixed_price_is_a_small_part_of_what_was_earned() -> None:
+    assert isinstance(continuous(tried_labels=2000 - 149), Skip)  # 2.98 earned, 3 times the fixed price is 3
+    assert isinstance(continuous(tried_labels=2000 - 151), Update)
+    assert isinstance(continuous(tried_labels=2000 - 151, fixed_price=1.1), Skip)
+    assert isinstance(continuous(tried_labels=2000 - 151, labels_per_day=1300.0), Skip)
+
+
+def test_a_rejected_update_is_not_paid_for_twice() -> None:
+    again = continuous(new_labels=800)  # 400 that were offered before, and 400 new ones
+    assert isinstance(again, Update)
+    assert again.effort == pytest.approx(7 / 8)
+
+
+def test_what_is_in_the_bucket_bounds_the_effort() -> None:
+    poor = continuous(allowance=3.0)
+    assert isinstance(poor, Update)
+    assert poor.effort == pytest.approx(0.5)
+    broke = continuous(allowance=1.7)
+    assert isinstance(broke, Defer)
+    assert broke.until == NOW + timedelta(days=0.1 / 24)
 
 
 @pytest.mark.parametrize("change", [{"last_update": NOW}, {"allowance": -1.0}], ids=["cool-down", "budget"])
