@@ -31,7 +31,8 @@ from storage.inbox import Inbox
 from storage.streams import sign_in
 
 FOLLOW_SECONDS = 0.1
-IDLE_SECONDS = 0.1  # between two looks for rows to score
+IDLE_SECONDS = 0.1  # between two looks for rows to score, where there have been none for a while
+BRISK = 16  # a pause grows by this part of its length with each look that finds nothing
 SIGN_SECONDS = 5.0
 _PATIENCE_SECONDS = 5.0  # after an error that may last
 _VERSIONS_PER_STREAM = 4  # champion, predecessor, challenger, and one that is being replaced
@@ -98,7 +99,7 @@ def serve(config: Config, stop: threading.Event) -> None:
 
 
 class _Task(threading.Thread):
-    """Repeats a step until the end: at once while it says True, else after a pause. No error ends it."""
+    """Repeats a step until the end: at once while it says True, else after a pause that grows while nothing comes. No error ends it."""
 
     def __init__(
         self, name: str, step: Callable[[], bool], pause_seconds: float, stop: threading.Event
@@ -110,9 +111,12 @@ class _Task(threading.Thread):
         self._complaint = ""
 
     def run(self) -> None:
+        idle = 0
         while not self._stopping.is_set():
             try:
-                more, pause = self._step(), self._pause_seconds
+                more = self._step()
+                idle = 0 if more else idle + 1
+                pause = self._pause_seconds * min(idle, BRISK) / BRISK
             except Temporary as error:
                 more, pause = False, min(error.delay, _PATIENCE_SECONDS)
                 self._complain(error)

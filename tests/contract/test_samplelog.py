@@ -24,6 +24,7 @@ from detectors.columns import Categorical, Column
 from storage.db import open_database, reading, transaction
 from storage.log import (
     Log,
+    label_pace,
     next_position,
     record_segment,
     segment_at,
@@ -201,6 +202,26 @@ def test_the_manifest_knows_times_and_the_last_event_that_a_label_names(world: W
     assert (events.start, events.stop, events.max_position) == (0, 4, None)
     assert (events.time_from, events.time_to) == (from_us(-5_000_000), from_us(-2_000_000))
     assert labels.max_position == 3
+
+
+def test_the_pace_of_labels_is_that_of_the_last_days(world: World) -> None:
+    day = 86_400_000_000
+    hours = np.arange(30 * 24)
+    landed = np.repeat(hours * (day // 24), np.where(hours < 20 * 24, 10, 40))  # 240 a day, then 960
+    with transaction(world.engine) as connection:
+        for start in range(0, len(landed), 200):
+            times = landed[start : start + 200]
+            position = np.arange(start, start + len(times))
+            segment = write_labels(world.store, "s", start, position, np.zeros(len(times)), times)
+            record_segment(connection, segment)
+    with reading(world.engine) as connection:
+        now = from_us(int(landed[-1]))
+        assert label_pace(connection, "s", len(landed), now, 3.0) == pytest.approx(960, rel=0.1)
+        assert label_pace(connection, "s", len(landed), now, 3000.0) == pytest.approx(
+            len(landed) / 30, rel=0.1
+        )
+        assert label_pace(connection, "t", 0, now, 7.0) == 0.0
+        assert label_pace(connection, "s", 10, from_us(0), 7.0) == 0.0  # no time has passed yet
 
 
 def test_a_segment_exists_only_once_its_row_is_committed(world: World) -> None:

@@ -60,6 +60,7 @@ QUIET = Situation(
     label_price=0.01,  # times 400 labels, and the fixed price: 5 device-seconds
     episode=None,
 )
+EARLY = replace(QUIET, champion=None, tried_labels=0)
 HARMFUL = replace(QUIET, episode=episode(losses={1: 30.0, 2: 20.0}))
 HARMLESS = replace(QUIET, episode=episode(losses={1: 30.0, 2: 10.0}))
 MANUAL = Request("manual")
@@ -70,12 +71,12 @@ MANUAL = Request("manual")
     [
         (QUIET, {}, Skip, "no drift"),
         (replace(HARMFUL, on_its_way=True), {}, Defer, "on its way"),
-        (replace(QUIET, champion=None, labels=0), {}, Defer, "no labels yet"),
-        (replace(QUIET, champion=None, labels=499), {}, Defer, "waits for 500"),
-        (replace(QUIET, champion=None, labels=500), {}, Update, "first model"),
-        (replace(QUIET, champion=None, labels=1, request=MANUAL), {}, Update, "first model"),
-        (replace(QUIET, champion=None, labels=0, request=MANUAL), {}, Defer, "no labels yet"),
-        (replace(QUIET, champion=None, labels=500), {"cadence": "never"}, Update, "first model"),
+        (replace(EARLY, labels=0), {}, Defer, "no labels yet"),
+        (replace(EARLY, labels=499), {}, Defer, "waits for 500"),
+        (replace(EARLY, labels=500), {}, Update, "first model"),
+        (replace(EARLY, labels=1, request=MANUAL), {}, Update, "first model"),
+        (replace(EARLY, labels=0, request=MANUAL), {}, Defer, "no labels yet"),
+        (replace(EARLY, labels=500), {"cadence": "never"}, Update, "first model"),
         (replace(QUIET, episode=episode(), drifted_labels=99), {}, Defer, "waits for 100 labels"),
         (replace(QUIET, episode=episode()), {}, Defer, "being assessed"),
         (
@@ -168,7 +169,7 @@ def test_an_update_carries_recipe_priority_and_weight() -> None:
     heavy = decide(HARMFUL, stream(light=False))
     fresh = decide(HARMFUL, stream(recipe="retrain"))
     asked = decide(replace(QUIET, request=Request("manual", "retrain")), stream())
-    first = decide(replace(QUIET, champion=None), stream())
+    first = decide(EARLY, stream())
     assert isinstance(heavy, Update)
     assert not heavy.light
     for decision in (fresh, asked, first):  # from all labels, and never to champion unwatched
@@ -334,6 +335,6 @@ def test_no_cadence_learns_from_broken_data(policy: dict[str, Any], state: Episo
 
 
 def test_a_schedule_does_not_begin_before_the_labels_of_the_first_model_are_there() -> None:
-    early = replace(QUIET, champion=None, labels=10, request=Request("schedule"))
+    early = replace(EARLY, labels=10, request=Request("schedule"))
     assert isinstance(decide(early, stream()), Defer)
     assert isinstance(decide(replace(early, request=MANUAL), stream()), Update)
