@@ -33,6 +33,8 @@ from storage.tables import inbox, jobs, ledger
 
 SEED = 0
 UPDATES = 12  # light updates that are measured
+REGIMES = (2.0, -2.0, 1.0, -1.0, 2.0, -2.0)  # one after the other; each raises an alarm
+REGIME_BATCHES = 4
 BATCH = 500
 START = datetime(2024, 1, 1, tzinfo=UTC)
 CONFIG = """home = "."
@@ -122,8 +124,9 @@ def measure(database: str, cadence: str) -> tuple[list[float], list[float]]:
             for number in range(9):
                 feeder.send("events", rows(number, BATCH, 0.0))
             feeder.settle()
-            for number in range(9, 9 + UPDATES):
-                feeder.send("events", rows(number, BATCH, 0.0 if cadence == "every" else 2.0))
+            shifts = [0.0] * UPDATES if cadence == "every" else np.repeat(REGIMES, REGIME_BATCHES).tolist()
+            for number, shift in enumerate(shifts, 9):
+                feeder.send("events", rows(number, BATCH, shift))
                 feeder.settle()
             try:
                 return claims(engine), overheads(engine)
