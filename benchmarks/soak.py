@@ -2,7 +2,7 @@
 
     python -m benchmarks.soak --minutes 30 --seed 1 [--database postgresql+psycopg://...]
 
-Each round feeds a stream of its own seed to real processes on a fresh home; ten faults hit it: kill -9 of daemon, worker or serve, or a stop
+Each round feeds a stream of its own seed to real processes on a fresh home; ten faults hit it: kill -9 of daemon, worker, reporter or serve, or a stop
 past the lease. Without --database a round runs on SQLite; with it, on a fresh database of that server, whose name the URL's only begins.
 """
 
@@ -31,7 +31,7 @@ from tests.chaos.harness import Feed, Killer, System, Watcher, check_whole, comp
 
 FAULTS = 10
 STOP_SHARE = 0.25  # of the faults are stops past the lease instead of kills
-PROCESSES = ("daemon", "worker-0", "serve")
+PROCESSES = ("daemon", "worker-0", "serve", "reporter")
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ Everything that CLS does to a stream by itself or for an operator is done here, 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -270,7 +270,11 @@ class Actor:
             drifted_labels=drifted,
             last_update=last_update,
             tried_labels=tried,
-            labels_per_day=log_store.label_pace(connection, self.name, labels, now, update.budget_burst_days),
+            labels_per_day=log_store.label_pace(
+                connection, self.name, labels, now, timedelta(days=update.budget_burst_days)
+            )
+            if update.cadence == "continuous"
+            else 0.0,
             on_its_way=on_its_way,
             assessing=queue.live(connection, self.name, JobKind.ASSESS) is not None,
             allowance=stream_store.allowance(

@@ -105,7 +105,7 @@ class UpdateConfig(Table):
         None, description='for cadence "every": stream time between updates (duration)'
     )
     min_rows: Count = Field(
-        1000, description="labelled rows, new or since the drift, before an update is worth it"
+        1000, description="labelled rows, since the last attempt or the drift, before an update is worth it"
     )
     cooldown: Duration = Field(hours(1), description="stream time between two updates, at least (duration)")
     budget_device_seconds_per_day: float = Field(

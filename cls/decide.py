@@ -15,7 +15,7 @@ from cls.domain import Decision, Defer, Episode, EpisodeState, Json, Skip, Updat
 from learners.recipe import RECIPES
 
 PRIORITY = {"critical": 300, "high": 200, "normal": 100, "low": 0}
-OVERHEAD = 3.0  # a continuous update waits until its fixed price is at most this part of what it may spend
+OVERHEAD = 3.0  # a continuous update waits until its labels have earned this many times its fixed price
 LEAST_EFFORT, MOST_EFFORT = 0.2, 3.0  # epochs of a continuous update, as a multiple of the recipe's
 HARM = 1.05  # a champion that loses at most 5% more than when it was accepted is not harmed
 
@@ -45,11 +45,11 @@ class Situation:
     allowance: float  # device-seconds that the budget has left
     fixed_price: float  # device-seconds of an update whatever its size, by the last one; 0 before the first
     label_price: float  # device-seconds per new label at full effort
+    tried_labels: int  # labels that there were at the last decision to update
+    labels_per_day: float  # of stream time, of late; 0 where that is not known
     episode: Episode | None
     fault: str | None = None  # what is wrong with the data of the episode's window
     request: Request | None = None
-    tried_labels: int = 0  # labels that there were at the last decision to update
-    labels_per_day: float = 0.0  # of stream time, of late; 0 where that is not known
 
     @property
     def untried_labels(self) -> int:
@@ -65,6 +65,7 @@ class Situation:
                 "expected_loss",
                 "labels",
                 "new_labels",
+                "tried_labels",
                 "drifted_labels",
                 "allowance",
                 "fixed_price",
@@ -160,19 +161,19 @@ def _continuous(situation: Situation, stream: StreamConfig) -> Decision:
     policy = stream.update
     fixed = min(situation.fixed_price, _full(policy) / OVERHEAD)
     learning = min(situation.label_price * situation.new_labels, _full(policy))
-    earned = _full(policy)
+    worth = max(OVERHEAD * fixed, fixed + LEAST_EFFORT * learning)
+    earned = max(OVERHEAD * fixed, fixed + learning)
     if situation.labels_per_day:
         days = situation.untried_labels / situation.labels_per_day
-        earned = min(days * policy.budget_device_seconds_per_day, earned)
-    if situation.untried_labels < policy.min_rows or earned < OVERHEAD * fixed:
+        earned = min(days * policy.budget_device_seconds_per_day, _full(policy))
+    if situation.untried_labels < policy.min_rows or earned < worth:
         return Skip("the next update is not due")
-    affordable = min(earned, situation.allowance)
-    effort = (affordable - fixed) / learning if learning else 1.0
-    if situation.allowance < fixed + LEAST_EFFORT * learning or situation.allowance <= 0:
-        return _until_affordable(situation, policy, fixed + LEAST_EFFORT * learning - situation.allowance)
-    effort = min(max(effort, LEAST_EFFORT), MOST_EFFORT)
+    least = max(fixed + LEAST_EFFORT * learning, 1e-9)
+    if situation.allowance < least:
+        return _until_affordable(situation, policy, least - situation.allowance)
+    effort = (min(earned, situation.allowance) - fixed) / learning if learning else 1.0
     wait = _cooling(situation, policy)
-    return wait or _update(stream, "new labels, and the budget allows it", effort=effort)
+    return wait or _update(stream, "new labels, and the budget allows it", effort=min(effort, MOST_EFFORT))
 
 
 def _wait(situation: Situation, policy: UpdateConfig) -> Defer | None:

@@ -34,6 +34,12 @@ from storage.streams import list_processes
 State = Literal["ok", "warn", "fail"]
 DISTRIBUTION = "cls-continual"
 LITTLE_DISK, NO_DISK = 5 * 2**30, 2**29  # bytes free below which to warn, and to fail
+ROLES = {
+    "daemon": "cls daemon",
+    "worker": "cls worker",
+    "reporter": "cls worker --reports",
+    "serve": "cls serve",
+}
 SILENT = 60.0  # seconds without a sign from a process
 STUCK = 300.0  # seconds that a message or a due job may wait
 SKEW_WARN, SKEW_FAIL = 2.0, 60.0  # seconds between this machine's clock and the database's
@@ -236,19 +242,15 @@ def _life(engine: Engine, config: Config) -> Iterator[Check]:
         yield Check("queue", "ok", "no job waits for a worker")
     late = outbox.waiting > 0 and ((outbox.oldest_seconds or 0) > STUCK or outbox.error is not None)
     why = f": {outbox.error}" if outbox.error else ""
-    fix = "see the check of mlflow; delivery is tried again by itself" if late else ""
+    fix = "see the checks of mlflow and of the reporter; delivery is tried again by itself" if late else ""
     yield Check("outbox", "warn" if late else "ok", redact(f"{outbox.waiting} messages wait{why}"), fix)
 
 
 def _processes(rows: list[Any]) -> Iterator[Check]:
-    alive = [
-        row.kind
-        for row in rows
-        if row.age_seconds < SILENT and "update" in row.details.get("kinds", ["update"])
-    ]
-    for kind in ("daemon", "worker", "serve"):
+    alive = [_role(row) for row in rows if row.age_seconds < SILENT]
+    for kind, command in ROLES.items():
         number = alive.count(kind)
-        fix = "" if number else f"start `cls up`, or `cls {kind}`"
+        fix = "" if number else f"start `cls up`, or `{command}`"
         yield Check(kind, "ok" if number else "warn", f"{number} alive", fix)
     here = f"@{socket.gethostname()}:"
     for row in rows:
@@ -262,6 +264,11 @@ def _processes(rows: list[Any]) -> Iterator[Check]:
                 else "it ended without signing out; nothing to do"
             )
             yield Check(row.kind, "warn", message, fix)
+
+
+def _role(row: Any) -> str:
+    """Return what a process does: the reporter is a worker that takes reports alone."""
+    return "reporter" if row.details.get("kinds") == ["report"] else str(row.kind)
 
 
 def _runs(pid: int) -> bool:

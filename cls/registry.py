@@ -42,7 +42,7 @@ def deliver(outbox: Outbox, registry: Registry, artifacts: ArtifactStore) -> boo
             _send(message, outbox, registry, artifacts)
         except Permanent as error:
             outbox.given_up(message, f"{type(error).__name__}: {error}")
-        except Exception as error:  # noqa: BLE001 - one message that nobody foresaw must not stop the daemon; the status shows it
+        except Exception as error:  # noqa: BLE001 - one message that nobody foresaw must not hold back the others; the status shows it
             outbox.postponed(message, f"{type(error).__name__}: {error}")
             return False
         else:

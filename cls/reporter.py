@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from threading import Event, Thread
 
 import structlog
@@ -33,7 +32,7 @@ def run_reporter(config: Config, stop: Event, slot: int = 0) -> None:
     """Deliver and report until told to stop. Raises what ended the delivery, if it did not end by itself."""
     os.nice(10)
     home = Home.open(config)
-    registry = MlflowRegistry(config.mlflow, Path(config.home) / "mlartifacts")
+    registry = MlflowRegistry(config.mlflow, config.home / "mlartifacts")
     failures: list[BaseException] = []
 
     def tell() -> None:

@@ -32,7 +32,7 @@ from storage.streams import sign_in
 
 FOLLOW_SECONDS = 0.1
 IDLE_SECONDS = 0.1  # between two looks for rows to score, where there have been none for a while
-BRISK = 16  # a pause grows by this part of its length with each look that finds nothing
+PARTS = 16  # the scorer's pause begins with this part of it, and grows by as much with each look that finds nothing
 SIGN_SECONDS = 5.0
 _PATIENCE_SECONDS = 5.0  # after an error that may last
 _VERSIONS_PER_STREAM = 4  # champion, predecessor, challenger, and one that is being replaced
@@ -99,14 +99,20 @@ def serve(config: Config, stop: threading.Event) -> None:
 
 
 class _Task(threading.Thread):
-    """Repeats a step until the end: at once while it says True, else after a pause that grows while nothing comes. No error ends it."""
+    """Repeats a step until the end: at once while it says True, else after a pause, which grows in parts. No error ends it."""
 
     def __init__(
-        self, name: str, step: Callable[[], bool], pause_seconds: float, stop: threading.Event
+        self,
+        name: str,
+        step: Callable[[], bool],
+        pause_seconds: float,
+        stop: threading.Event,
+        parts: int = 1,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._step = step
         self._pause_seconds = pause_seconds
+        self._parts = parts
         self._stopping = stop
         self._complaint = ""
 
@@ -116,7 +122,7 @@ class _Task(threading.Thread):
             try:
                 more = self._step()
                 idle = 0 if more else idle + 1
-                pause = self._pause_seconds * min(idle, BRISK) / BRISK
+                pause = self._pause_seconds * min(idle, self._parts) / self._parts
             except Temporary as error:
                 more, pause = False, min(error.delay, _PATIENCE_SECONDS)
                 self._complain(error)
@@ -138,4 +144,4 @@ class _Task(threading.Thread):
 
 
 def _scorer(scorer: Scorer, name: str, stop: threading.Event) -> _Task:
-    return _Task(f"score-{name}", lambda: scorer.step() > 0, IDLE_SECONDS, stop)
+    return _Task(f"score-{name}", lambda: scorer.step() > 0, IDLE_SECONDS, stop, PARTS)

@@ -1,4 +1,4 @@
-"""`cls up`: everything that CLS needs on one machine, under one roof: daemon, workers, serve and the MLflow UI."""
+"""`cls up`: everything that CLS needs on one machine, under one roof: daemon, workers, reporter, serve and the MLflow UI."""
 
 from __future__ import annotations
 

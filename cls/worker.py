@@ -29,7 +29,7 @@ from learners.errors import LearnerError
 from learners.training import StepReport, Training
 from storage import outbox, queue, streams
 from storage.artifacts import manifest_digest
-from storage.db import transaction
+from storage.db import reading, transaction
 from storage.home import Home
 from storage.segments import digest, write_synced
 
@@ -172,8 +172,7 @@ def run_worker(
                             connection, name, "worker", {"slot": slot, "kinds": [str(k) for k in kinds]}
                         )
                     seen = time.monotonic()
-                with transaction(home.engine) as connection:
-                    job = queue.claim(connection, name, lease, kinds)
+                job = _claimed(home, name, lease, kinds)
                 if job is None:
                     stop.wait(config.worker.poll_seconds)
                 else:
@@ -186,6 +185,15 @@ def run_worker(
                 stop.wait(error.delay)
     finally:
         home.sign_out(name)
+
+
+def _claimed(home: Home, name: str, lease: timedelta, kinds: tuple[JobKind, ...]) -> Job | None:
+    """Claim a job if there is one; an empty queue is left unlocked."""
+    with reading(home.engine) as connection:
+        if not queue.waiting(connection, kinds):
+            return None
+    with transaction(home.engine) as connection:
+        return queue.claim(connection, name, lease, kinds)
 
 
 def _work(job: Job, config: Config, home: Home, bench: Bench, limits: queue.Limits, stop: Event) -> None:

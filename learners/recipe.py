@@ -26,7 +26,7 @@ class Recipe:
     epochs: float = 3.0  # passes over the new rows
     max_steps: int | None = None  # upper bound on optimiser steps; None = as epochs say
     schedule: Literal["constant", "cosine"] = "constant"  # of the step size, after warm-up
-    warmup_steps: int = 10  # steps of linear warm-up: Adam's first steps, without a history, are of full size
+    warmup_steps: int = 10  # steps of linear warm-up, as Adam's first are of full size; a shorter training stays below the peak
     weight_decay: float = 0.0  # decoupled, per unit of step size
     clip_norm: float = 1.0  # largest norm of the gradient; 0 = do not clip
     loss: Loss = "auto"  # auto: cross-entropy for classes, absolute error otherwise

@@ -57,10 +57,10 @@ _MINE = (
 _RECORD = insert(segments)
 _NEXT = select(segments.c.stop).where(*_MINE).order_by(segments.c.start.desc()).limit(1)
 _AT = select(*_COLUMNS).where(*_MINE, segments.c.start == bindparam("start"))
-_LANDED = (  # when the label at a position had landed
-    select(segments.c.time_to)
-    .where(*_MINE, segments.c.start <= bindparam("position"))
-    .order_by(segments.c.start.desc())
+_LANDED_BY = (  # the last segment of labels of which all had landed by a time
+    select(segments.c.stop, segments.c.time_to)
+    .where(*_MINE, segments.c.time_to <= bindparam("time"))
+    .order_by(segments.c.time_to.desc(), segments.c.start.desc())
     .limit(1)
 )
 _FIRST = (
@@ -147,19 +147,14 @@ def next_position(connection: Connection, stream: str, kind: str) -> int:
     return int(connection.execute(_NEXT, {"stream": stream, "kind": kind}).scalar() or 0)
 
 
-def label_pace(connection: Connection, stream: str, labels: int, now: datetime, days: float) -> float:
-    """Return how many labels land per day of stream time: over the newest `days`, as long as the stream's whole life suggests.
-
-    Two look-ups, however long the stream is. 0 where nothing is known yet.
-    """
-
-    def pace_since(position: int) -> float:
-        where = {"stream": stream, "kind": "labels", "position": position}
-        landed = connection.execute(_LANDED, where).scalar()
-        age = (now - landed) / timedelta(days=1) if landed is not None else 0.0
-        return (labels - position) / age if age > 0 else 0.0
-
-    return pace_since(max(labels - round(pace_since(0) * days), 0))
+def label_pace(connection: Connection, stream: str, labels: int, now: datetime, span: timedelta) -> float:
+    """Return how many labels have landed per day of stream time since about `span` ago, or since the first ones; 0 where no time has passed."""
+    where = {"stream": stream, "kind": "labels"}
+    since = connection.execute(_LANDED_BY, where | {"time": now - span}).first()
+    since = since or connection.execute(_AT, where | {"start": 0}).first()
+    if since is None or since.time_to is None or since.time_to >= now:
+        return 0.0
+    return float((labels - since.stop) / ((now - since.time_to) / timedelta(days=1)))
 
 
 def segment_at(connection: Connection, stream: str, kind: str, start: int) -> Segment | None:

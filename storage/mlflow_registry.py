@@ -42,12 +42,13 @@ class MlflowRegistry:
     tracking_uri
         http(s)://..., or sqlite:///FILE, which is initialised if it is new.
     artifact_root
-        Directory or URI under which a new experiment keeps its files; None leaves it to the server.
+        Directory under which a new experiment keeps its files where the store is a database. A server keeps them itself.
     """
 
-    def __init__(self, tracking_uri: str, artifact_root: Path | str | None = None) -> None:
+    def __init__(self, tracking_uri: str, artifact_root: Path | None = None) -> None:
         self._uri = tracking_uri
-        self._root = artifact_root.absolute().as_uri() if isinstance(artifact_root, Path) else artifact_root
+        served = tracking_uri.startswith(("http://", "https://", "databricks"))
+        self._root = None if artifact_root is None or served else artifact_root.absolute().as_uri()
         self._connected: Any = None
         self._experiments: dict[str, str] = {}
         self._models: set[str] = set()

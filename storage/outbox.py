@@ -13,7 +13,7 @@ from storage.statements import per_dialect
 from storage.tables import outbox
 
 BACKOFF_LIMIT = timedelta(minutes=5)
-HOLD = timedelta(minutes=1)  # a message is its taker's for this long; after that it is taken again
+HOLD = timedelta(minutes=2)  # a message is its taker's for this long, which is more than a delivery can take
 
 _WAITING = outbox.c.done_at.is_(None)
 _OLDEST = select(outbox).where(_WAITING).order_by(outbox.c.id).limit(1)

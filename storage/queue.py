@@ -57,7 +57,11 @@ _CHARGES = (  # of the last finished updates
     .order_by(jobs.c.id.desc())
     .limit(5)
 )
-_WAITING = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED).limit(1)
+_WAITING = (
+    select(jobs.c.id)
+    .where(jobs.c.state == JobState.QUEUED, jobs.c.kind.in_(bindparam("kinds", expanding=True)))
+    .limit(1)
+)
 
 
 @per_dialect
@@ -379,9 +383,9 @@ def last_price(connection: Connection, stream: str) -> Price | None:
     return None
 
 
-def waiting(connection: Connection) -> bool:
-    """Whether any job is queued: a look that takes no lock."""
-    return connection.execute(_WAITING).first() is not None
+def waiting(connection: Connection, kinds: tuple[str, ...] = tuple(JobKind)) -> bool:
+    """Whether a job of these kinds is queued: a look that takes no lock."""
+    return connection.execute(_WAITING, {"kinds": kinds}).first() is not None
 
 
 def _charged(seconds: float) -> Any:

@@ -123,6 +123,7 @@ segments = Table(
     Column("time_from", Instant),  # stream time
     Column("time_to", Instant),
     UniqueConstraint("stream", "kind", "partition", "start"),
+    Index("ix_segments_stream_kind_partition_time_to", "stream", "kind", "partition", "time_to"),
 )
 
 event_keys = Table(

@@ -42,7 +42,7 @@ def up(
     context: typer.Context,
     with_ui: Annotated[bool, typer.Option("--ui/--no-ui", help="Start the MLflow UI, too.")] = True,
 ) -> None:
-    """Run everything on this machine: daemon, workers, serve and the MLflow UI. Ctrl-C stops it all."""
+    """Run everything on this machine: daemon, workers, reporter, serve and the MLflow UI. Ctrl-C stops it all."""
     from cls.config import ConfigError
     from cls.config_check import check_config
     from cls.up import up as run_up

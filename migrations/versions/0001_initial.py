@@ -313,6 +313,13 @@ def upgrade() -> None:
             "stream", "kind", "partition", "start", name=op.f("uq_segments_stream_kind_partition_start")
         ),
     )
+    with op.batch_alter_table("segments", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_segments_stream_kind_partition_time_to",
+            ["stream", "kind", "partition", "time_to"],
+            unique=False,
+        )
+
     op.create_table(
         "streams",
         sa.Column("name", sa.String(length=63), nullable=False),
@@ -427,6 +434,9 @@ def downgrade() -> None:
 
     op.drop_table("triggers")
     op.drop_table("streams")
+    with op.batch_alter_table("segments", schema=None) as batch_op:
+        batch_op.drop_index("ix_segments_stream_kind_partition_time_to")
+
     op.drop_table("segments")
     with op.batch_alter_table("score_panes", schema=None) as batch_op:
         batch_op.drop_index(

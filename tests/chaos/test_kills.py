@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.harness import Feed, Killer, System, Watcher, check_whole, compare, facts, running
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
-KILLS = ["daemon"] * 4 + ["worker-0"] * 3 + ["serve"] * 3
+KILLS = ["daemon"] * 4 + ["worker-0"] * 3 + ["serve"] * 2 + ["reporter"]
 
 
 @pytest.mark.timeout(300)

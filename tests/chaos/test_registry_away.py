@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from runpy import run_path
 
 import httpx
 import pytest
@@ -67,6 +68,9 @@ def test_what_happened_while_the_registry_was_away_is_delivered(
             eventually(lambda: waiting(system) == 0, 150.0, "everything to be delivered")
             aliases = {name: version_of(client, name) for name in ("champion", "previous")}
             assert aliases == {"champion": "2", "previous": "1"}
+            [served] = system.predict().json()["predictions"]
+            loaded = predicted_by_a_plain_client(address, tmp_path / "download")
+            assert loaded == pytest.approx(served["prediction"], rel=1e-5)
             found = client.get("/experiments/get-by-name", params={"experiment_name": f"cls/{STREAM}"}).json()
             runs = client.post(
                 "/runs/search", json={"experiment_ids": [found["experiment"]["experiment_id"]]}
@@ -74,6 +78,16 @@ def test_what_happened_while_the_registry_was_away_is_delivered(
             tags = [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs.json()["runs"]]
             assert sorted(tag["cls.job"] for tag in tags) == sorted(str(job.id) for job in system.jobs())
         assert system.exits == []
+
+
+def predicted_by_a_plain_client(address: str, folder: Path) -> float:
+    """Load the champion with MLflow and numpy alone, and let it predict."""
+    from mlflow.artifacts import download_artifacts
+
+    uri = f"models:/cls-{STREAM}@champion"
+    path = download_artifacts(uri, tracking_uri=f"http://{address}", dst_path=str(folder))
+    model = run_path(str(Path(path) / "predict.py"))["load"](path)
+    return float(model.predict({"a": [0.5], "b": [0.1], "c": [1.0], "kind": ["north"]})[0])
 
 
 def waiting(system: System) -> int:

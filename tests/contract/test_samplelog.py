@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -216,12 +217,45 @@ def test_the_pace_of_labels_is_that_of_the_last_days(world: World) -> None:
             record_segment(connection, segment)
     with reading(world.engine) as connection:
         now = from_us(int(landed[-1]))
-        assert label_pace(connection, "s", len(landed), now, 3.0) == pytest.approx(960, rel=0.1)
-        assert label_pace(connection, "s", len(landed), now, 3000.0) == pytest.approx(
-            len(landed) / 30, rel=0.1
-        )
-        assert label_pace(connection, "t", 0, now, 7.0) == 0.0
-        assert label_pace(connection, "s", 10, from_us(0), 7.0) == 0.0  # no time has passed yet
+
+        def pace(days: float, stream: str = "s", labels: int = len(landed)) -> float:
+            return label_pace(connection, stream, labels, now, timedelta(days=days))
+
+        assert pace(3) == pytest.approx(960, rel=0.1)
+        assert pace(9) == pytest.approx(960, rel=0.1)
+        assert pace(3000) == pytest.approx(len(landed) / 30, rel=0.1)
+        assert pace(7, "t", 0) == 0.0
+        assert (
+            label_pace(connection, "s", 200, from_us(0), timedelta(days=7)) == 0.0
+        )  # no time has passed yet
+
+
+@pytest.mark.parametrize(
+    ("batches", "now", "expected"),
+    [
+        ([(0, 20_000), (1, 500), (2, 500)], 2, 500),  # a history at once, then a trickle
+        ([(0, 100), (1, 50_000), (2, 10), (12, 100), (13, 10)], 13, 10),  # a burst that is long over
+        (
+            [(0, 7_000), (30, 30_000)],
+            31,
+            1_000,
+        ),  # a file a month: no window of seven days has a segment in it
+    ],
+)
+def test_the_pace_of_labels_survives_bursts(
+    world: World, batches: list[tuple[int, int]], now: int, expected: int
+) -> None:
+    day = 86_400_000_000
+    at = 0
+    with transaction(world.engine) as connection:
+        for landed, rows in batches:
+            times = np.full(rows, landed * day)
+            segment = write_labels(world.store, "s", at, np.arange(rows), np.zeros(rows), times)
+            record_segment(connection, segment)
+            at += rows
+    with reading(world.engine) as connection:
+        found = label_pace(connection, "s", at, from_us(now * day), timedelta(days=7))
+        assert found == pytest.approx(expected, rel=0.25)
 
 
 def test_a_segment_exists_only_once_its_row_is_committed(world: World) -> None:

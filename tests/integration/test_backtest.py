@@ -113,6 +113,20 @@ def test_two_runs_are_equal_but_for_measured_times(result: BacktestResult) -> No
     assert other.mean_loss != result.mean_loss
 
 
+@pytest.mark.parametrize("budget", [1.0, 3.0])
+def test_the_continuous_cadence_spends_what_its_budget_earns(budget: float) -> None:
+    policy = {"cadence": "continuous", "min_rows": 60, "budget_device_seconds_per_day": budget}
+    done = run_backtest(config(update=policy, gate={"margin": 0.99, "confidence": 0.9999}), "s", TABLE)
+    first, *later = done.updates
+    days = (done.prequential.time_us[-1] - done.prequential.time_us[0]) / 86_400_000_000
+    assert len(later) >= 4
+    # About what was earned meanwhile (the first update, whose price nobody knows, at full effort), not the seven days' worth in the bucket.
+    assert 0.5 * budget * days < done.charged_seconds < 1.4 * budget * days
+    # An equal price for each label: no update gets much more than its share.
+    prices = [update["charged_seconds"] / update["train_rows"] for update in later[1:]]
+    assert max(prices) < 2 * min(prices)
+
+
 def test_what_lands_later_changes_nothing_before(result: BacktestResult) -> None:
     """A leak test: every label that lands after a moment is replaced, and everything until then stays as it was."""
     moment = START + 90 * HOUR

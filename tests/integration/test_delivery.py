@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from cls.domain import Job, JobInput, JobKind, ModelVersion, RolloutState
 from cls.errors import Unavailable
 from cls.ports import RunRecord
 from cls.registry import deliver, reconcile
+from cls.reporter import tell_registry
 from storage import outbox, queue
 from storage.artifacts import MemoryArtifacts
 from storage.db import reading, transaction
@@ -126,6 +130,13 @@ def let_time_pass(engine: Engine) -> None:
         connection.execute(update(outbox_table).values(next_at=AT))
 
 
+def until(found: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not found():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
 def waiting(engine: Engine) -> int:
     with reading(engine) as connection:
         return outbox.undelivered(connection)
@@ -234,6 +245,50 @@ def test_a_message_is_held_by_one_reporter_at_a_time_and_again_free_when_that_on
     second = SqlOutbox(engine).next()
     assert second is not None
     assert second.id > first.id
+
+
+@pytest.mark.postgres
+def test_of_two_reporters_that_see_the_same_message_one_gets_it(
+    engine: Engine, artifacts: MemoryArtifacts
+) -> None:
+    if engine.dialect.name != "postgresql":
+        pytest.skip("SQLite lets one writer in at a time")
+    finish(engine, artifacts)
+    taken: list[Any] = []
+
+    def take() -> None:
+        with transaction(engine) as connection:
+            taken.append(outbox.take_message(connection))
+
+    with transaction(engine) as connection:
+        first = outbox.take_message(connection)
+        other = Thread(target=take)
+        other.start()  # reads the row as it was, and waits for this transaction to end
+        other.join(0.5)
+        assert other.is_alive()
+    other.join(10)
+    assert first is not None
+    assert taken == [None]
+
+
+def test_the_reporter_delivers_and_brings_moved_aliases_back(
+    engine: Engine, artifacts: MemoryArtifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cls.reporter.RECONCILE_SECONDS", 0.1)
+    monkeypatch.setattr("cls.reporter.LOOK_SECONDS", 0.01)
+    _, number = finish(engine, artifacts)
+    make_champion(engine, number, None)
+    registry, stop = MemoryRegistry(), Event()
+    reporter = Thread(target=tell_registry, args=(engine, registry, artifacts, stop))
+    reporter.start()
+    try:
+        until(lambda: registry.aliases("flights") == {"champion": number})
+        registry.put_aliases("flights", {"champion": None})  # by somebody in the UI
+        until(lambda: registry.aliases("flights") == {"champion": number})
+    finally:
+        stop.set()
+        reporter.join(10)
+    assert not reporter.is_alive()
 
 
 def test_a_database_that_is_away_raises_nothing(engine: Engine, artifacts: MemoryArtifacts) -> None:

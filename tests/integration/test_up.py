@@ -25,7 +25,6 @@ mlflow = "127.0.0.1:{}"
 
 [streams.flights]
 task = "regression"
-detect.report = false
 
 [streams.flights.schema]
 numeric = ["distance"]
@@ -59,7 +58,7 @@ class Roof:
                 continue
             for name in ("daemon", "worker", "serve"):
                 if name in words and "cls.cli.main" in words:
-                    found[name] = child.pid
+                    found["reporter" if "--reports" in words else name] = child.pid
         return found
 
     def log(self, name: str) -> str:
@@ -72,7 +71,7 @@ class Roof:
         self.children()
         assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
         return all(f"{name} ready" in self.log(file) for name, file in
-                   (("daemon", "daemon"), ("worker", "worker-0"), ("serve", "serve")))  # fmt: skip
+                   (("daemon", "daemon"), ("worker", "worker-0"), ("worker", "reporter"), ("serve", "serve")))  # fmt: skip
 
     def stop(self, how: signal.Signals) -> tuple[int, str]:
         """Send a signal; return the exit code and what was said."""
@@ -143,7 +142,8 @@ def test_everything_starts_heals_and_stops_on_sigterm(roof: Callable[..., Roof],
     until(lambda: up.children().get("daemon", before["daemon"]) != before["daemon"])
     until(lambda: up.log("daemon").count("daemon ready") == 2)
     after = up.children()
-    assert (after["worker"], after["serve"]) == (before["worker"], before["serve"])
+    others = ("worker", "reporter", "serve")
+    assert [after[name] for name in others] == [before[name] for name in others]
     assert '"events": 20' in cli(tmp_path, "status", "--json").stdout
 
     code, said = up.stop(signal.SIGTERM)

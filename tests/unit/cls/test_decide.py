@@ -51,6 +51,7 @@ QUIET = Situation(
     labels=2000,
     new_labels=400,
     tried_labels=1600,
+    labels_per_day=0.0,
     drifted_labels=300,
     last_update=NOW - timedelta(days=2),
     on_its_way=False,

@@ -60,7 +60,10 @@ def test_a_home_that_lives_shows_what_waits(cli: Any, full: Engine) -> None:
     found = states(checks)
     assert found["schema"] == found["daemon"] == found["leases"] == found["queue"] == "ok"
     assert found["clock"] == "ok"
-    assert found["worker"] == found["serve"] == "warn"
+    assert found["worker"] == found["reporter"] == found["serve"] == "warn"
+    assert next(check["fix"] for check in checks if check["name"] == "reporter").endswith(
+        "`cls worker --reports`"
+    )
     assert found["outbox"] == "warn"
     assert "MLflow does not answer" in cli("doctor").stdout
 
