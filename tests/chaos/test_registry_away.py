@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from runpy import run_path
 
 import httpx
 import pytest
@@ -80,14 +79,26 @@ def test_what_happened_while_the_registry_was_away_is_delivered(
         assert system.exits == []
 
 
+PLAIN_CLIENT = """
+import runpy, sys
+from mlflow.artifacts import download_artifacts
+path = download_artifacts(sys.argv[1], dst_path=sys.argv[2])
+model = runpy.run_path(path + "/predict.py")["load"](path)
+print(float(model.predict({"a": [0.5], "b": [0.1], "c": [1.0], "kind": ["north"]})[0]))
+"""
+
+
 def predicted_by_a_plain_client(address: str, folder: Path) -> float:
     """Load the champion with MLflow and numpy alone, and let it predict."""
-    from mlflow.artifacts import download_artifacts
-
-    uri = f"models:/cls-{STREAM}@champion"
-    path = download_artifacts(uri, tracking_uri=f"http://{address}", dst_path=str(folder))
-    model = run_path(str(Path(path) / "predict.py"))["load"](path)
-    return float(model.predict({"a": [0.5], "b": [0.1], "c": [1.0], "kind": ["north"]})[0])
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN_CLIENT, f"models:/cls-{STREAM}@champion", str(folder)],
+        env=os.environ | MLFLOW_ENVIRONMENT | {"MLFLOW_TRACKING_URI": f"http://{address}"},
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout.strip().splitlines()[-1])
 
 
 def waiting(system: System) -> int:

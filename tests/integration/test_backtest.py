@@ -117,7 +117,7 @@ def test_two_runs_are_equal_but_for_measured_times(result: BacktestResult) -> No
 def test_the_continuous_cadence_spends_what_its_budget_earns(budget: float) -> None:
     policy = {"cadence": "continuous", "min_rows": 60, "budget_device_seconds_per_day": budget}
     done = run_backtest(config(update=policy, gate={"margin": 0.99, "confidence": 0.9999}), "s", TABLE)
-    first, *later = done.updates
+    _first, *later = done.updates
     days = (done.prequential.time_us[-1] - done.prequential.time_us[0]) / 86_400_000_000
     assert len(later) >= 4
     # About what was earned meanwhile (the first update, whose price nobody knows, at full effort), not the seven days' worth in the bucket.
