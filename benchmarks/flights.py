@@ -62,12 +62,7 @@ UNGATED: dict[str, dict[str, Any]] = {
 EPOCHS = (1.0, 2.0, 4.0)
 RATES = (1e-3, 2e-3, 4e-3)
 OVERHEAD = 400.0  # sample passes of one light update beside its epochs: Fisher and gate
-FIXED_ROWS = {
-    10: (500, 1000),
-    20: (250, 500),
-    35: (250, 500),
-    70: (250,),
-}  # the best of 250 to 2,000 on January
+FIXED_ROWS = {10: (500,), 20: (250, 500), 35: (250,), 70: (250,)}  # the best of 250 to 2,000 on January
 UPDATE = TABLES["update"]
 FIRST_MODEL = {  # of every contender, whatever its own recipe
     name: value

@@ -31,8 +31,8 @@ from cls.promote import Promoter
 from cls.schedule import last_fire
 from cls.times import from_us, to_us
 from storage import drift as drift_store
+from storage import job_rows, outbox
 from storage import log as log_store
-from storage import outbox, queue
 from storage import streams as stream_store
 from storage import versions as version_store
 from storage.db import reading, transaction
@@ -56,7 +56,7 @@ class Actor:
         """Take the turn; `moved` says that new data came since the last one. Returns whether anything changed."""
         with reading(self.engine) as connection:
             now = stream_store.watermark(connection, self.name)
-            ended = queue.unhandled(connection, self.name)
+            ended = job_rows.unhandled(connection, self.name)
             asked = [
                 row for row in stream_store.open_triggers(connection, self.name) if row.kind != "schedule"
             ]
@@ -70,7 +70,7 @@ class Actor:
         with transaction(self.engine) as connection:
             if fired is not None:
                 self._request_scheduled(connection, *fired)
-            for job in queue.unhandled(connection, self.name):
+            for job in job_rows.unhandled(connection, self.name):
                 self._job_ended(connection, job, now)
             self.promoter.roll(connection, now)
             for request in stream_store.open_triggers(connection, self.name):
@@ -135,7 +135,7 @@ class Actor:
         return int((position >= episode.onset).sum())
 
     def _job_ended(self, connection: Connection, job: Any, now: datetime) -> None:
-        queue.mark_handled(connection, job.id)
+        job_rows.mark_handled(connection, job.id)
         update = self.settings.update
         first = job.input["parent"] is None  # the first model is not an update: no budget could be set for it
         if job.charged_seconds and not first:
@@ -159,7 +159,7 @@ class Actor:
             self._update_ended(connection, job, now)
 
     def _update_ended(self, connection: Connection, job: Any, now: datetime) -> None:
-        job_input = queue.input_from_json(job.input)
+        job_input = job_rows.input_from_json(job.input)
         if job.state == JobState.SUCCEEDED and job.result.get("version") is not None:
             try:
                 version_store.add_rollout(
@@ -254,12 +254,12 @@ class Actor:
         )
         labels = log_store.next_position(connection, self.name, "labels")
         update = self.settings.update
-        on_its_way = queue.live(connection, self.name, JobKind.UPDATE) is not None or bool(
+        on_its_way = job_rows.live(connection, self.name, JobKind.UPDATE) is not None or bool(
             version_store.rollouts_in(connection, self.name, RolloutState.WAITING, RolloutState.SHADOW)
         )
         episode = drift_store.live_episode(connection, self.name)
         fault = None if episode is None else (episode.assessment or {}).get("fault")
-        price = queue.last_price(connection, self.name) or queue.Price(0.0, 0.0)
+        price = job_rows.last_price(connection, self.name) or job_rows.Price(0.0, 0.0)
         last_update, tried = stream_store.last_update(connection, self.name)
         return Situation(
             now=now,
@@ -276,7 +276,7 @@ class Actor:
             if update.cadence == "continuous"
             else 0.0,
             on_its_way=on_its_way,
-            assessing=queue.live(connection, self.name, JobKind.ASSESS) is not None,
+            assessing=job_rows.live(connection, self.name, JobKind.ASSESS) is not None,
             allowance=stream_store.allowance(
                 connection, self.name, now, update.budget_device_seconds_per_day, update.budget_burst_days
             ),

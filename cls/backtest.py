@@ -29,8 +29,8 @@ from cls.scorer import Scorer
 from cls.stream import Ports, StreamLoop
 from cls.times import from_us
 from storage import drift as drift_store
+from storage import job_rows, queue, streams, versions
 from storage import log as log_store
-from storage import queue, streams, versions
 from storage.artifacts import MemoryArtifacts
 from storage.db import open_database, reading, transaction
 from storage.log import Log
@@ -236,7 +236,7 @@ class _Simulation:
         with reading(self.engine) as connection:
             rows = log_store.next_position(connection, self.name, "events")
             labels = log_store.next_position(connection, self.name, "labels")
-            jobs = queue.listing(connection, self.name, limit=10**6)[::-1]
+            jobs = job_rows.listing(connection, self.name, limit=10**6)[::-1]
             alarms = len(drift_store.list_episodes(connection, self.name, limit=10**6))
             promotions = versions.list_promotions(connection, self.name)
         first = [job for job in jobs if job.input["parent"] is None]

@@ -10,8 +10,8 @@ from cls.config import StreamConfig
 from cls.decide import PRIORITY, Situation
 from cls.domain import Episode, EpisodeState, JobInput, JobKind, Update, Verdict
 from storage import drift as drift_store
+from storage import job_rows, queue
 from storage import log as log_store
-from storage import queue
 from storage import streams as stream_store
 from storage import versions as version_store
 
@@ -67,7 +67,7 @@ class Orders:
 
     def report(self, connection: Connection, now: datetime, episode: int, verdict: Verdict) -> None:
         """Have people told of an alarm, unless a report is under way."""
-        if self.settings.detect.report and queue.live(connection, self.name, JobKind.REPORT) is None:
+        if self.settings.detect.report and job_rows.live(connection, self.name, JobKind.REPORT) is None:
             reason = f"alarm: {verdict.summary}"
             job_input = self._input(connection, now, "report", reason, episode=episode, onset=verdict.onset)
             queue.enqueue(connection, self.name, JobKind.REPORT, job_input, REPORT_PRIORITY)

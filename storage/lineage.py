@@ -8,7 +8,7 @@ from cls.domain import JobKind, JobState, ModelVersion, RolloutState
 from cls.lineage import EndedJob, Message
 from storage import outbox as messages
 from storage.db import reading, transaction
-from storage.queue import input_from_json, show
+from storage.job_rows import input_from_json, show
 from storage.streams import write_ledger
 from storage.tables import champions, episodes, outbox, versions
 from storage.versions import champion, read_version, rollouts_in

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from cls.domain import Json, RolloutState
-from storage import overview, queue
+from storage import job_rows, overview
 from storage.inbox import waiting
 from storage.log import next_position
 from storage.streams import watermark
@@ -33,7 +33,7 @@ def progress(connection: Connection, stream: str) -> Json:
         "watermark": None if now is None else now.isoformat(),
         "champion": None if serving is None else serving.version,
         "live_jobs": len(overview.live_jobs(connection, stream)),
-        "unhandled_jobs": len(queue.unhandled(connection, stream)),
+        "unhandled_jobs": len(job_rows.unhandled(connection, stream)),
         "rollouts_waiting": [rollout.effective_at.isoformat() for rollout in rollouts],
     }
 

@@ -12,7 +12,7 @@ token that is no longer the row's changes nothing. Leases use the database's clo
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,7 +20,6 @@ from sqlalchemy import (
     BigInteger,
     Connection,
     Insert,
-    Row,
     Update,
     bindparam,
     case,
@@ -34,29 +33,18 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from cls.domain import Job, JobInput, JobKind, JobState, Json
-from cls.errors import LeaseLost, NotFound, Refused
-from cls.times import MICROSECOND, from_us, to_us
+from cls.errors import LeaseLost, Refused
+from cls.times import MICROSECOND
 from storage.db import database_now, read_clock
+from storage.job_rows import input_from_json, input_to_json, show
 from storage.outbox import post
 from storage.statements import add_row, per_dialect
-from storage.tables import Instant, job_is_live, job_is_unhandled, jobs
+from storage.tables import Instant, jobs
 
 LIVE = (JobState.QUEUED, JobState.RUNNING)
 AGEING = timedelta(minutes=10)  # a job gains one priority step per this much waiting, so that none starves
 BACKOFF_LIMIT = timedelta(minutes=10)
 
-_OF_STREAM = jobs.c.stream == bindparam("stream")
-_JOB = select(jobs).where(jobs.c.id == bindparam("id"))
-_LIVE_JOB = select(jobs).where(_OF_STREAM, jobs.c.kind == bindparam("kind"), job_is_live)
-_UNHANDLED = select(jobs).where(_OF_STREAM, ~job_is_live, job_is_unhandled).order_by(jobs.c.id)
-_MARK_HANDLED = update(jobs).where(jobs.c.id == bindparam("of_id")).values(handled=True)
-_SPENT = select(func.sum(jobs.c.charged_seconds)).where(_OF_STREAM, jobs.c.decided_at > bindparam("since"))
-_CHARGES = (  # of the last finished updates
-    select(jobs.c.charged_seconds, jobs.c.input, jobs.c.result)
-    .where(_OF_STREAM, jobs.c.kind == JobKind.UPDATE, jobs.c.state == JobState.SUCCEEDED)
-    .order_by(jobs.c.id.desc())
-    .limit(5)
-)
 _WAITING = (
     select(jobs.c.id)
     .where(jobs.c.state == JobState.QUEUED, jobs.c.kind.in_(bindparam("kinds", expanding=True)))
@@ -329,60 +317,6 @@ def retry(connection: Connection, job_id: int) -> None:
         raise Refused(f"job {job_id} is {row.state}: only dead and cancelled jobs can be retried")
 
 
-def show(connection: Connection, job_id: int) -> Row[Any]:
-    """Return a job's row; raises `NotFound`."""
-    row = connection.execute(_JOB, {"id": job_id}).first()
-    if row is None:
-        raise NotFound(f"no job {job_id}")
-    return row
-
-
-def listing(connection: Connection, stream: str | None = None, limit: int = 50) -> list[Row[Any]]:
-    """Return the newest jobs, newest first."""
-    query = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
-    if stream is not None:
-        query = query.where(jobs.c.stream == stream)
-    return list(connection.execute(query))
-
-
-def live(connection: Connection, stream: str, kind: JobKind) -> Row[Any] | None:
-    """Return the stream's live job of a kind."""
-    return connection.execute(_LIVE_JOB, {"stream": stream, "kind": kind}).first()
-
-
-def unhandled(connection: Connection, stream: str) -> list[Row[Any]]:
-    """Return ended jobs that the daemon has not acted on, oldest first."""
-    return list(connection.execute(_UNHANDLED, {"stream": stream}))
-
-
-def mark_handled(connection: Connection, job_id: int) -> None:
-    """Note that the daemon has acted on a job's end."""
-    connection.execute(_MARK_HANDLED, {"of_id": job_id})
-
-
-def spent_seconds(connection: Connection, stream: str, since: datetime) -> float:
-    """Return the device-seconds charged to jobs decided after a stream time."""
-    return float(connection.execute(_SPENT, {"stream": stream, "since": since}).scalar() or 0.0)
-
-
-@dataclass(frozen=True)
-class Price:
-    """What an update is charged, by the last one: device-seconds."""
-
-    fixed: float  # whatever its size: Fisher and gate
-    label: float  # per new label, at full effort
-
-
-def last_price(connection: Connection, stream: str) -> Price | None:
-    """Return the price of updates by the last one of a champion, None before the first."""
-    for row in connection.execute(_CHARGES, {"stream": stream}):
-        labels = row.input["label_to"] - row.input["label_from"]
-        if row.input["parent"] is not None and row.input["redeploy"] is None and labels > 0:
-            fixed = float(row.charged_seconds * row.result.get("overhead", 0.0))
-            return Price(fixed, (float(row.charged_seconds) - fixed) / (labels * row.input["effort"]))
-    return None
-
-
 def waiting(connection: Connection, kinds: tuple[str, ...] = tuple(JobKind)) -> bool:
     """Whether a job of these kinds is queued: a look that takes no lock."""
     return connection.execute(_WAITING, {"kinds": kinds}).first() is not None
@@ -407,26 +341,3 @@ def _fenced(connection: Connection, job: Job, values: dict[str, Any]) -> None:
 
 def _after(connection: Connection, delay: timedelta) -> datetime:
     return read_clock(connection) + delay
-
-
-def input_to_json(value: JobInput) -> Json:
-    """Turn a job's input into plain JSON; times become microseconds."""
-    return asdict(value) | {
-        "decided_at": to_us(value.decided_at),
-        "effective_at": to_us(value.effective_at),
-        "versions": list(value.versions),
-        "retained": [list(pair) for pair in value.retained],
-    }
-
-
-def input_from_json(value: Json) -> JobInput:
-    """Restore a job's input."""
-    return JobInput(
-        **value
-        | {
-            "decided_at": from_us(value["decided_at"]),
-            "effective_at": from_us(value["effective_at"]),
-            "versions": tuple(value["versions"]),
-            "retained": tuple((low, high) for low, high in value["retained"]),
-        }
-    )

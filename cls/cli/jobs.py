@@ -28,7 +28,7 @@ def list_(
     context: typer.Context, stream: OneStream = None, limit: Limit = 20, as_json: AsJson = False
 ) -> None:
     """List jobs, the newest first."""
-    from storage.queue import listing
+    from storage.job_rows import listing
 
     with state(context) as (config, connection):
         name = None if stream is None else known_stream(config, stream)
@@ -55,10 +55,10 @@ def list_(
 @jobs.command()
 def show(context: typer.Context, job: Id, as_json: AsJson = False) -> None:
     """Show one job in full: its frozen input, its progress, its result."""
-    from storage import queue
+    from storage import job_rows
 
     with state(context) as (_, connection):
-        row = rows_of([queue.show(connection, job)], (*JOB, "input", "result"))[0]
+        row = rows_of([job_rows.show(connection, job)], (*JOB, "input", "result"))[0]
     row["input"] = _readable(row["input"])
     if as_json:
         print_json(row)

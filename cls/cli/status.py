@@ -113,7 +113,7 @@ def _number(token: str | None) -> int:
 def _budget(connection: Connection, name: str, settings: StreamConfig) -> dict[str, Any]:
     from datetime import timedelta
 
-    from storage.queue import spent_seconds
+    from storage.job_rows import spent_seconds
     from storage.streams import allowance, watermark
 
     now, update = watermark(connection, name), settings.update

@@ -114,12 +114,12 @@ def _watch(engine: Engine, stream: str, job: int) -> Look:
 
 def look_at(engine: Engine, stream: str, job: int) -> Look:
     """Return how far a job and its rollout have come."""
-    from storage import queue
+    from storage import job_rows, queue
     from storage.db import reading
     from storage.versions import list_rollouts
 
     with reading(engine) as connection:
-        row = queue.show(connection, job)
+        row = job_rows.show(connection, job)
         version = (row.result or {}).get("version")
         mine = list_rollouts(connection, stream) if row.handled else []  # before, an older one of the version
         rollout = next((r for r in mine if r.version == version), None)

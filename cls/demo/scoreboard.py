@@ -13,7 +13,7 @@ from cls.config import Config
 from cls.demo.settings import STREAM
 from cls.domain import JobKind
 from cls.models import ModelCache
-from storage import drift, queue, streams, versions
+from storage import drift, job_rows, streams, versions
 from storage.db import reading
 from storage.home import Home
 from storage.log import next_position
@@ -71,7 +71,7 @@ class Scoreboard:
                 f"{row.opened_at:%Y-%m}" for row in drift.list_episodes(connection, STREAM, limit=10**6)
             )
             jobs = [
-                row for row in queue.listing(connection, STREAM, limit=10**6) if row.kind == JobKind.UPDATE
+                row for row in job_rows.listing(connection, STREAM, limit=10**6) if row.kind == JobKind.UPDATE
             ]
             updates = Counter(f"{row.decided_at:%Y-%m}" for row in jobs if row.input["parent"] is not None)
             rollouts = versions.list_rollouts(connection, STREAM, limit=10**6)

@@ -17,7 +17,7 @@ from cls.errors import LeaseLost
 from cls.jobs import Bench, NoControl, Outcome, publish, run
 from cls.layout import MODEL
 from cls.times import EPOCH
-from storage import queue
+from storage import job_rows, queue
 from storage.db import reading, transaction
 from storage.home import Home
 from storage.streams import ensure_stream
@@ -103,7 +103,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights(
         [done] = system.jobs()
         home = Home.open(system.config)
         torch.set_num_threads(1)
-        job = Job(done.id, done.stream, JobKind.UPDATE, queue.input_from_json(done.input), 1, "")
+        job = Job(done.id, done.stream, JobKind.UPDATE, job_rows.input_from_json(done.input), 1, "")
         uninterrupted = run(job, Bench(home.engine, home.log, home.artifacts, {}), NoControl())
         home.engine.dispose()
         assert uninterrupted.version is not None

@@ -80,8 +80,8 @@ class MemoryProbe:
 
 class MlflowProbe:
     def __init__(self, folder: Path) -> None:
-        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
-        self.registry = MlflowRegistry(self.uri, folder / "artifacts")
+        self.uri, self.artifacts = f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts"
+        self.registry = MlflowRegistry(self.uri, self.artifacts)
 
     @property
     def client(self) -> Any:
@@ -223,7 +223,7 @@ def crash_everywhere(probe: MlflowProbe, act: Any, check: Any) -> int:
     for step in range(1, 40):
         for after in (False, True):
             stream = f"s{step}{'ab'[after]}"
-            broken = MlflowRegistry(probe.uri, probe.registry._root)
+            broken = MlflowRegistry(probe.uri, probe.artifacts)
             broken._connected = CrashingClient(probe.client, step, after)
             try:
                 act(broken, stream)

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, select, update
 from cls.domain import GateReport, GateVerdict, Job, JobInput, JobKind, JobState, SliceReport
 from cls.errors import LeaseLost, NotFound, Refused
 from cls.jobs import Outcome, publish
-from storage import queue
+from storage import job_rows, queue
 from storage.db import open_database, read_clock, reading, transaction
 from storage.tables import jobs, outbox
 
@@ -51,13 +51,13 @@ def do(engine: Engine, call: Callable[..., Any], *arguments: Any, **options: Any
 
 def shown(engine: Engine, job: int) -> Any:
     with reading(engine) as connection:
-        return queue.show(connection, job)
+        return job_rows.show(connection, job)
 
 
 def shift(engine: Engine, job: int, **by: timedelta) -> None:
     """Let database time pass for one job by moving its times back."""
     with transaction(engine) as connection:
-        row = queue.show(connection, job)
+        row = job_rows.show(connection, job)
         moved = {name: getattr(row, name) - delta for name, delta in by.items()}
         connection.execute(update(jobs).where(jobs.c.id == job).values(**moved))
 
@@ -131,7 +131,7 @@ def test_one_live_job_for_each_stream_and_kind(engine: Engine) -> None:
     do(engine, queue.succeed, job, {}, charged_seconds=0, passes=0)
     assert add(engine) != first
     with reading(engine) as connection:
-        live = queue.live(connection, "s", JobKind.UPDATE)
+        live = job_rows.live(connection, "s", JobKind.UPDATE)
     assert live is not None
     assert live.id != first
 
@@ -191,7 +191,7 @@ def test_failures_wait_longer_each_time_and_then_are_dead(engine: Engine) -> Non
     for failure, seconds in enumerate((60, 120, 240), start=1):
         assert do(engine, queue.fail, claim(engine), f"fault {failure}", limits, permanent=False) == "queued"
         with reading(engine) as connection:
-            row, now = queue.show(connection, job_id), read_clock(connection)
+            row, now = job_rows.show(connection, job_id), read_clock(connection)
         assert row.failures == failure
         assert row.error == f"fault {failure}"
         assert timedelta(seconds=seconds - 20) < row.run_at - now <= timedelta(seconds=seconds)
@@ -211,7 +211,7 @@ def test_what_no_retry_can_mend_is_dead_at_once_and_backoff_is_bounded(engine: E
     job = claim(engine)
     do(engine, queue.fail, job, "x", long, permanent=False)
     with reading(engine) as connection:
-        assert queue.show(connection, job.id).run_at - read_clock(connection) <= queue.BACKOFF_LIMIT
+        assert job_rows.show(connection, job.id).run_at - read_clock(connection) <= queue.BACKOFF_LIMIT
 
 
 def test_a_job_that_takes_its_workers_down_is_given_up(engine: Engine) -> None:
@@ -280,8 +280,8 @@ def test_retry_starts_a_dead_or_cancelled_job_anew_once(engine: Engine) -> None:
         queue.retry(connection, job_id)
     do(engine, queue.fail, claim(engine), "fault", queue.Limits(), permanent=True)
     with reading(engine) as connection:
-        assert [row.id for row in queue.unhandled(connection, "s")] == [job_id]
-    do(engine, queue.mark_handled, job_id)
+        assert [row.id for row in job_rows.unhandled(connection, "s")] == [job_id]
+    do(engine, job_rows.mark_handled, job_id)
     do(engine, queue.retry, job_id)
     row = shown(engine, job_id)
     assert (row.state, row.failures, row.crashes, row.handled, row.ended_at) == ("queued", 0, 0, False, None)
@@ -292,7 +292,7 @@ def test_retry_starts_a_dead_or_cancelled_job_anew_once(engine: Engine) -> None:
     with transaction(engine) as connection:
         with pytest.raises(Refused, match="live update job"):
             queue.retry(connection, job_id)
-        assert queue.show(connection, job_id).state == "dead"
+        assert job_rows.show(connection, job_id).state == "dead"
     with transaction(engine) as connection, pytest.raises(NotFound):
         queue.retry(connection, 10**6)
 
@@ -327,7 +327,7 @@ def test_a_worker_takes_its_kinds_only(engine: Engine) -> None:
     assert claim(engine, kinds=(JobKind.UPDATE, JobKind.ASSESS)).id == update_
 
 
-def near(price: queue.Price | None, fixed: float, label: float) -> bool:
+def near(price: job_rows.Price | None, fixed: float, label: float) -> bool:
     return price is not None and (price.fixed, price.label) == pytest.approx((fixed, label))
 
 
@@ -339,14 +339,14 @@ def test_the_next_update_is_priced_by_the_last_one_of_a_champion(engine: Engine)
         do(engine, queue.succeed, claim(engine), result, charged_seconds=charged, passes=0)
 
     done(90.0, label_from=0, label_to=10)  # the first model
-    assert do(engine, queue.last_price, "s") is None
+    assert do(engine, job_rows.last_price, "s") is None
     done(6.0, parent=1, label_from=10, label_to=30)
-    assert near(do(engine, queue.last_price, "s"), 0.0, 0.3)
+    assert near(do(engine, job_rows.last_price, "s"), 0.0, 0.3)
     done(8.0, 0.25, parent=1, label_from=10, label_to=30, effort=0.5)
-    assert near(do(engine, queue.last_price, "s"), 2.0, 0.6)
+    assert near(do(engine, job_rows.last_price, "s"), 2.0, 0.6)
     done(0.1, parent=1, label_from=10, label_to=30, redeploy=1)  # nothing was learned
-    assert near(do(engine, queue.last_price, "s"), 2.0, 0.6)
-    assert do(engine, queue.last_price, "t") is None
+    assert near(do(engine, job_rows.last_price, "s"), 2.0, 0.6)
+    assert do(engine, job_rows.last_price, "t") is None
 
 
 def test_the_gate_report_of_a_candidate_that_answers_nan_is_published(engine: Engine) -> None:
@@ -384,4 +384,4 @@ instants = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st
 def test_a_frozen_input_survives_its_row(value: JobInput) -> None:
     import json
 
-    assert queue.input_from_json(json.loads(json.dumps(queue.input_to_json(value)))) == value
+    assert job_rows.input_from_json(json.loads(json.dumps(job_rows.input_to_json(value)))) == value

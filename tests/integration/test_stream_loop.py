@@ -25,7 +25,7 @@ from cls.models import ModelCache
 from cls.ports import RawBatch
 from cls.scorer import Scorer
 from cls.stream import Ports, StreamLoop
-from storage import queue, streams, tables
+from storage import job_rows, queue, streams, tables
 from storage import versions as version_store
 from storage.artifacts import MemoryArtifacts
 from storage.db import open_database, reading
@@ -598,7 +598,7 @@ def test_a_retried_update_that_ends_during_a_rollout_does_not_block_the_stream(w
         queue.succeed(connection, job, result, charged_seconds=0.0, passes=0.0)
     world.loop.act(moved=True)
     with reading(world.engine) as connection:
-        assert queue.unhandled(connection, "s") == []
+        assert job_rows.unhandled(connection, "s") == []
         assert len(version_store.rollouts_in(connection, "s", RolloutState.WAITING)) == 1
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from cls.config import load_config
 from cls.domain import JobKind, RolloutState
-from storage import queue, streams, versions
+from storage import job_rows, queue, streams, versions
 from storage.db import open_database, reading, transaction
 from storage.inbox import Inbox, InboxSource
 
@@ -111,7 +111,7 @@ def test_training_waits_for_job_and_rollout(
         gate = {"verdict": "pass" if passes else "fail", "reason": "worse by 9%"}
         result = {"version": 2 if passes else None, "gate": gate}
         queue.succeed(connection, job, result, charged_seconds=1.0, passes=1.0)
-        queue.mark_handled(connection, number)
+        job_rows.mark_handled(connection, number)
         if passes:
             rollout = versions.add_rollout(
                 connection,
