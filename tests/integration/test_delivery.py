@@ -25,6 +25,7 @@ from storage.memory_registry import MemoryRegistry
 from storage.streams import ensure_stream, read_ledger
 from storage.tables import outbox as outbox_table
 from storage.versions import add_rollout, add_version, move_rollout, promote, rollouts_in
+from tests.conftest import BACKENDS
 
 AT = datetime(2013, 2, 1, tzinfo=UTC)
 GATE = {
@@ -247,12 +248,10 @@ def test_a_message_is_held_by_one_reporter_at_a_time_and_again_free_when_that_on
     assert second.id > first.id
 
 
-@pytest.mark.postgres
+@pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)  # SQLite lets one writer in at a time anyway
 def test_of_two_reporters_that_see_the_same_message_one_gets_it(
     engine: Engine, artifacts: MemoryArtifacts
 ) -> None:
-    if engine.dialect.name != "postgresql":
-        pytest.skip("SQLite lets one writer in at a time")
     finish(engine, artifacts)
     taken: list[Any] = []
 

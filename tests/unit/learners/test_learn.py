@@ -54,6 +54,7 @@ def test_without_penalty_and_replay_it_is_plain_training_to_the_bit() -> None:
         optimizer.zero_grad()
         out_B = model(*(tensor[index] for tensor in inputs))[:, 0]
         torch.autograd.backward(functional.mse_loss(out_B, target[index]) / 2)
+        optimizer.param_groups[0]["lr"] = PLAIN.rate(step, batches.steps)
         optimizer.step()
     for name, tensor in model.state_dict().items():
         assert torch.equal(learned.tensors[f"model.{name}"], tensor), name
