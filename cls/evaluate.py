@@ -2,7 +2,9 @@
 
 The loss of a slice is compared as the relative change of its mean, candidate over champion, with a circular block bootstrap over
 time. A slice passes if the interval lies below its margin, fails if all of it lies above (zero for fresh rows: significantly worse is
-never good enough), and is inconclusive otherwise. Forgetting is a gate, not a chart.
+never good enough), and is inconclusive otherwise. Forgetting is a gate, not a chart. Where an earlier regime contradicts the new one,
+no candidate can fit both: one that gains more on fresh rows than it loses on each retained slice is not stopped, but must prove itself
+in the shadow.
 """
 
 from __future__ import annotations
@@ -51,8 +53,9 @@ class Evaluated:
         return self.report.verdict == GateVerdict.FAIL or (self.report.verdict != GateVerdict.PASS and worse)
 
     def tells(self) -> bool:
-        """Whether there were enough fresh rows for an interval: without, nothing goes to champion at once."""
-        return self.report.slices[0].upper is not None or self.report.verdict == GateVerdict.PASS
+        """Whether it may go to champion at once: there were enough fresh rows for an interval, and no slice failed."""
+        told = self.report.slices[0].upper is not None or self.report.verdict == GateVerdict.PASS
+        return told and not any(part.verdict == GateVerdict.FAIL for part in self.report.slices)
 
 
 def gate(
@@ -127,6 +130,8 @@ def _verdict(slices: Sequence[SliceReport]) -> GateReport:
     failed = [part for part in slices if part.verdict == GateVerdict.FAIL]
     if failed:
         verdict, reason = GateVerdict.FAIL, f"worse than allowed on {', '.join(part.name for part in failed)}"
+        if all(_outweighed(part, fresh) for part in failed):
+            verdict, reason = GateVerdict.INCONCLUSIVE, f"{reason}, but it gains more on fresh rows"
     elif fresh.verdict == GateVerdict.PASS:
         verdict, reason = (
             GateVerdict.PASS,
@@ -135,6 +140,20 @@ def _verdict(slices: Sequence[SliceReport]) -> GateReport:
     else:
         verdict, reason = GateVerdict.INCONCLUSIVE, f"{fresh.rows} fresh rows do not tell"
     return GateReport(verdict, reason, tuple(slices))
+
+
+def _outweighed(forgotten: SliceReport, fresh: SliceReport) -> bool:
+    """Whether a candidate surely gains on fresh rows, and more than it loses on the rows of an earlier regime."""
+    if fresh.upper is None or fresh.upper >= 0:
+        return False
+    return _change(fresh) + _change(forgotten) < 0
+
+
+def _change(part: SliceReport) -> float:
+    """Return by how much the candidate's loss is higher than the champion's; infinite where that is not known."""
+    if part.champion_loss is None or part.candidate_loss is None:
+        return np.inf
+    return part.candidate_loss - part.champion_loss
 
 
 def assess(

@@ -58,6 +58,12 @@ def read_sample(path: Path, rows: int = SAMPLE_ROWS) -> pa.Table:
         raise BadData(f"{path}: cannot be read: {error}") from error
     if table.num_rows == 0:
         raise BadData(f"{path}: holds no rows")
+    try:
+        names = table.column_names
+    except UnicodeDecodeError as error:
+        raise BadData(f"{path}: the names of its columns are not UTF-8: {error}") from error
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadData(f"{path}: has more than one column called {twice[0]!r}")
     return _with_times(table)
 
 

@@ -98,9 +98,11 @@ def take_events(
     group = _keys(table, schema.group, faults) if schema.group else key
 
     repeated = _repeated(key, faults.keep(), known(key))  # last: a bad row does not take its key
-    faults.add(repeated, f"an event with this {schema.key!r} is in the log already")
+    # One that is there already may still bring its label: /predict has logged the event, say.
+    faults.add(repeated & ~np.isfinite(target), f"an event with this {schema.key!r} is in the log already")
     keep = faults.keep()
     labelled = keep[np.isfinite(target[keep])]
+    keep = keep[~repeated[keep]]
     batch = Batch(
         take(columns, keep),
         [key[row] for row in keep],

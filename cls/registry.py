@@ -21,6 +21,9 @@ from cls.ports import ArtifactStore, Registry, RunRecord, VersionRecord
 from cls.registry_text import gate_table, job_note
 
 SPEC = "model.json"
+GATE_METRICS = {
+    "loss": "gate_loss"
+}  # in the target's unit; the curve of the training is in standardised ones
 PREDICTOR = "predict.py"
 
 
@@ -110,8 +113,9 @@ def run_record(job: EndedJob, artifacts: ArtifactStore) -> RunRecord:
     if gate:
         files["gate.json"] = orjson.dumps(gate, option=orjson.OPT_INDENT_2)
         files["gate.md"] = gate_table(gate).encode()
-    metrics = [("loss", float(loss), int(step)) for step, loss in result.get("curve", [])]
-    scalars = dict(_flat(result.get("metrics", {})))
+    metrics = [("train_loss", float(loss), int(step)) for step, loss in result.get("curve", [])]
+    scalars = {GATE_METRICS.get(name, name): value for name, value in _flat(result.get("metrics", {}))}
+    scalars["champion_gate_loss"] = ((gate or {}).get("slices") or [{}])[0].get("champion_loss")
     scalars |= {"charged_seconds": job.charged_seconds, "passes": job.passes}
     metrics += [(name, float(value), 0) for name, value in scalars.items() if _is_number(value)]
     tags = _lineage(job.stream, job) | _present(

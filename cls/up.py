@@ -73,7 +73,12 @@ def up(
             refuse_taken(name, address)
         _upgrade(path)
         report(f"home {config.home}, logs in {config.home / 'logs'}")
-        Thread(target=_announce, args=(addresses, stop, report), name="announce", daemon=True).start()
+        Thread(
+            target=_announce,
+            args=(addresses, {"mlflow": ui_url(config)}, stop, report),
+            name="announce",
+            daemon=True,
+        ).start()
         supervise(programs, config.home / "logs", stop, report, patience)
 
 
@@ -105,6 +110,21 @@ def command(path: Path | None, *arguments: str) -> tuple[str, ...]:
 def ui_is_ours(config: Config) -> bool:
     """Whether MLflow's store is a database that a UI can be started on, not a server that has one."""
     return not config.mlflow.startswith(("http://", "https://", "databricks"))
+
+
+def ui_url(config: Config) -> str:
+    """Return where people look: MLflow opens on traces of language models unless told otherwise."""
+    return f"http://{config.http.mlflow}/#/experiments?workflowType=machine_learning"
+
+
+def is_mlflow(address: str) -> bool:
+    """Whether what answers at an address is an MLflow server."""
+    import httpx
+
+    try:
+        return httpx.get(f"http://{address}/health", timeout=2.0).text == "OK"
+    except httpx.HTTPError:
+        return False
 
 
 def ui_command(config: Config) -> tuple[str, ...]:
@@ -183,14 +203,16 @@ def _upgrade(path: Path | None) -> None:
         raise Unavailable(f"the database cannot be upgraded: {reason}")
 
 
-def _announce(addresses: dict[str, str], stop: Event, report: Callable[[str], None]) -> None:
-    """Say when each process begins to answer."""
+def _announce(
+    addresses: dict[str, str], pages: dict[str, str], stop: Event, report: Callable[[str], None]
+) -> None:
+    """Say when each process begins to answer, and where it has a page for people."""
     waiting = dict(addresses)
     until = time.monotonic() + READY_SECONDS
     while waiting and time.monotonic() < until and not stop.wait(0.2):
         for name, address in list(waiting.items()):
             if answers(address):
-                report(f"{name} answers on http://{address}")
+                report(f"{name} answers on {pages.get(name, f'http://{address}')}")
                 del waiting[name]
     if not waiting:
         report("ready; Ctrl-C stops everything")

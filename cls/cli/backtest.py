@@ -49,13 +49,15 @@ def backtest(
         config = config_of(context)
     name = known_stream(config, stream)
     every = _duration(step)
+    path = None if out is None else out / f"backtest-{name}.json"
+    if path is not None:  # not after an hour
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     from cls.backtest import run_backtest
 
     result = run_backtest(config, name, data, step=every, progress=say)
     document = plain(result.to_json())
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        path = out / f"backtest-{name}.json"
+    if path is not None:
         path.write_text(json.dumps(document, indent=2), encoding="utf-8")
         say(f"wrote {path}")
     if as_json:

@@ -33,6 +33,8 @@ class Root(TyperGroup):
             end(str(error), code_of(error))
         except KeyboardInterrupt:
             end("stopped", INTERRUPTED)
+        except (OSError, UnicodeError) as error:  # a file that cannot be written, or is no text
+            end(str(error), FAILED)
         except Exception as error:
             if faults := getattr(error, "faults", None):  # ConfigError, which is not imported just for this
                 say(f"cls: {len(faults)} fault{'s' if len(faults) > 1 else ''} in the configuration")

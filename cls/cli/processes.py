@@ -103,7 +103,7 @@ def serve(context: typer.Context) -> None:
 
 def ui(context: typer.Context) -> None:
     """Start the MLflow UI on the store that CLS writes to, or say where it is."""
-    from cls.up import refuse_taken, ui_command, ui_environment, ui_is_ours
+    from cls.up import is_mlflow, refuse_taken, ui_command, ui_environment, ui_is_ours, ui_url
 
     config = config_of(context)
     if not ui_is_ours(config):
@@ -111,7 +111,10 @@ def ui(context: typer.Context) -> None:
 
         typer.echo(redact(config.mlflow))
         return
+    if is_mlflow(config.http.mlflow):  # that of `cls up`
+        typer.echo(ui_url(config))
+        return
     refuse_taken("mlflow", config.http.mlflow)
-    typer.echo(f"http://{config.http.mlflow}")
+    typer.echo(ui_url(config))
     command = ui_command(config)
     os.execve(command[0], command, os.environ | ui_environment(config))  # noqa: S606 - no shell in between

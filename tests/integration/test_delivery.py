@@ -152,7 +152,8 @@ def test_a_job_becomes_a_run_with_its_lineage(engine: Engine, artifacts: MemoryA
     assert run.ended_at >= run.started_at
     assert run.params["strategy"] == "ewc"
     assert run.params["recipe.rate"] == "0.001"
-    assert run.metrics[:2] == [("loss", 2.0, 0), ("loss", 1.0, 10)]
+    assert run.metrics[:2] == [("train_loss", 2.0, 0), ("train_loss", 1.0, 10)]
+    assert ("champion_gate_loss", 10.0, 0) in run.metrics
     assert {("nested.mae", 7.5, 0), ("charged_seconds", 1.5, 0), ("passes", 4000.0, 0)} <= set(run.metrics)
     assert run.files["plots/drift.png"] == b"png"
     assert json.loads(run.files["gate.json"]) == GATE

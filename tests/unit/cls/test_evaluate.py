@@ -227,6 +227,18 @@ def test_forgetting_is_a_gate() -> None:
     assert tolerated.report.verdict == GateVerdict.PASS
 
 
+def test_what_contradicts_an_old_regime_but_gains_more_on_the_new_one_must_prove_itself() -> None:
+    rows = log(np.random.default_rng(6), 0.3)
+    rows.mine[:2000] = rows.target[:2000] + 1.5 * (rows.theirs[:2000] - rows.target[:2000])
+    job = replace(JOB, retained=((0, 2000),))
+    contradicting = gate(job, "s", stream(fresh_rows=4000), rows, MINE, THEIRS)  # -70% now, +50% then
+    assert contradicting.report.verdict == GateVerdict.INCONCLUSIVE
+    assert contradicting.report.slices[1].verdict == GateVerdict.FAIL
+    assert "gains more on fresh rows" in contradicting.report.reason
+    assert not contradicting.blocks(0.1)
+    assert not contradicting.tells()  # into the shadow, however light it is
+
+
 def test_few_rows_or_none_do_not_tell() -> None:
     rows = log(np.random.default_rng(7), 0.5)
     few = gate(replace(JOB, label_to=300), "s", stream(), rows, MINE, THEIRS)  # 30 gate rows

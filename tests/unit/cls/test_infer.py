@@ -146,6 +146,8 @@ def test_only_the_beginning_is_read(tmp_path: Path) -> None:
         ("header.csv", b"a,b\n"),
         ("torn.parquet", b"PAR1 and then nothing"),
         ("bad.ndjson", b'{"a": 1}\nnot json'),
+        ("twice.csv", b"a,b,a\n1,2,3\n"),
+        ("latin.csv", "größe,b\n1,2\n".encode("latin-1")),
     ],
 )
 def test_unreadable_data_is_bad_data(tmp_path: Path, name: str, content: bytes | None) -> None:

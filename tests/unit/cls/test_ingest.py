@@ -359,6 +359,13 @@ def test_a_label_in_the_event_lands_at_its_label_time_or_with_the_event() -> Non
     assert take(table(1, y=[1.0]), settings).labels.time_us.tolist() == [to_us(AT)]
 
 
+def test_an_event_that_is_there_already_may_still_bring_its_label() -> None:
+    found = take(table(4, id=["k0", "k0", "k1", "k2"], y=[None, 7.0, None, 8.0]), known={"k1", "k2"})
+    assert found.batch.key == ["k0"]
+    assert (found.labels.key, found.labels.value.tolist()) == (["k0", "k2"], [7.0, 8.0])
+    assert [letter.record["id"] for letter in found.dead] == ["k1"]
+
+
 def test_labels_by_key_take_the_streams_time_unless_they_bring_theirs() -> None:
     now = to_us(AT)
     plain = pa.table({"id": ["a", "b", None], "y": [1.0, None, 3.0]})

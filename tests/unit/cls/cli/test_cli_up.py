@@ -1,5 +1,6 @@
 """`cls up` before its first child: what it would start, and what it refuses to start on."""
 
+import http.server
 import json
 import os
 import signal
@@ -49,6 +50,30 @@ def test_no_ui_is_started_on_request_or_where_a_server_has_its_own(
     assert shown.stdout.strip() == "http://mlflow:5000"
 
 
+def test_a_ui_that_runs_already_is_named_and_another_program_is_not_taken_for_it(cli: Any) -> None:
+    address = load_config(cli.config).http.mlflow
+    host, _, port = address.rpartition(":")
+    for body, code in ((b"OK", 0), (b"<html>", 1)):
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            answer = body
+
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(self.answer)
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        with http.server.ThreadingHTTPServer((host, int(port)), Handler) as server:
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+            shown = cli("ui")
+            server.shutdown()
+        assert shown.exit_code == code
+        assert shown.stdout.startswith(f"http://{address}/#/") == (code == 0)
+
+
 def test_a_home_has_one_roof(tmp_path: Path) -> None:
     with only_one(tmp_path), pytest.raises(Refused, match="already, as process"), only_one(tmp_path):
         pytest.fail("two at once")
@@ -82,6 +107,10 @@ def test_a_backtest_without_data_or_with_a_bad_setting_does_not_begin(cli: Any, 
     wrong = cli("backtest", str(data), "--stream", "flights", "--set", "update.cadnce=every")
     assert wrong.exit_code == 2
     assert "update.cadnce" in wrong.stderr
+    unwritable = cli("backtest", str(data), "--stream", "flights", "--out", str(data / "below"))
+    assert unwritable.exit_code == 1
+    assert unwritable.stderr.startswith("cls: ")
+    assert str(data) in unwritable.stderr
 
 
 def test_a_backtest_is_told_as_tables_as_json_and_as_a_file(
