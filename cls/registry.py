@@ -21,9 +21,8 @@ from cls.ports import ArtifactStore, Registry, RunRecord, VersionRecord
 from cls.registry_text import gate_table, job_note
 
 SPEC = "model.json"
-GATE_METRICS = {
-    "loss": "gate_loss"
-}  # in the target's unit; the curve of the training is in standardised ones
+# The gate's loss is in the target's unit, the curve of the training in standardised ones: they are no one metric.
+GATE_METRICS = {"loss": "gate_loss"}
 PREDICTOR = "predict.py"
 
 

@@ -33,6 +33,8 @@ class Root(TyperGroup):
             end(str(error), code_of(error))
         except KeyboardInterrupt:
             end("stopped", INTERRUPTED)
+        except BrokenPipeError:  # `cls ledger | head`: click ends quietly
+            raise
         except (OSError, UnicodeError) as error:  # a file that cannot be written, or is no text
             end(str(error), FAILED)
         except Exception as error:

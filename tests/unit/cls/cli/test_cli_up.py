@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from cls.cli.exits import Root
 from cls.config import load_config
 from cls.errors import Refused, Unavailable
 from cls.up import only_one, programs_of, refuse_taken, up
@@ -72,6 +75,25 @@ def test_a_ui_that_runs_already_is_named_and_another_program_is_not_taken_for_it
             server.shutdown()
         assert shown.exit_code == code
         assert shown.stdout.startswith(f"http://{address}/#/") == (code == 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(BrokenPipeError(32, "Broken pipe"), ""), (PermissionError(13, "No", "f"), "cls: ")]
+)
+def test_a_reader_that_has_enough_hears_no_complaint_and_others_one_line(error: OSError, said: str) -> None:
+    app = typer.Typer(cls=Root)
+
+    @app.callback()
+    def group() -> None: ...
+
+    @app.command()
+    def listing() -> None:
+        raise error
+
+    result = CliRunner().invoke(app, ["listing"])
+    assert result.exit_code == 1
+    assert result.stderr[:5] == said
+    assert len(result.stderr.splitlines()) == bool(said)
 
 
 def test_a_home_has_one_roof(tmp_path: Path) -> None:
