@@ -34,7 +34,7 @@ def kl_by_bin(current_K: ArrayLike, reference_K: ArrayLike) -> NDArray[np.float6
         Histograms on the same bins; they broadcast.
     """
     parts: NDArray[np.float64] = special.kl_div(shares(current_K), shares(reference_K))
-    return parts
+    return np.maximum(parts, 0.0)  # rounding can leave -1e-17
 
 
 def kl(current_K: ArrayLike, reference_K: ArrayLike) -> NDArray[np.float64]:
