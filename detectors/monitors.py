@@ -1,0 +1,73 @@
+"""Detectors as monitors: something that watches a stream and says at which rows it alarms.
+
+Registered by name in the entry-point group `cls.monitors`: called with the reference, and with the rows of a window by
+keyword, which detectors that read row by row do not use. `cls drift evaluate` finds there what other packages add.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from detectors.columns import Columns, rows_of, take
+from detectors.detector import Detector, KLDetector
+from detectors.evaluation import Monitor
+
+WINDOW_ROWS = 1000
+
+
+class MonitorMaker(Protocol):
+    """What the entry-point group `cls.monitors` holds."""
+
+    def __call__(self, reference: Columns, /, *, window_rows: int = ...) -> Monitor:
+        """Make a monitor that watches for departures from the reference."""
+        ...
+
+
+class Always:
+    """Alarm at every row: no detector has a shorter delay, or more alarms."""
+
+    def __init__(self, reference: Columns, *, window_rows: int = WINDOW_ROWS) -> None:
+        del reference, window_rows
+
+    def update(self, columns: Columns) -> Sequence[int]:
+        """Take rows; see `Monitor`."""
+        return range(rows_of(columns))
+
+
+class Never:
+    """Alarm at no row: no detector has fewer alarms, or misses more."""
+
+    def __init__(self, reference: Columns, *, window_rows: int = WINDOW_ROWS) -> None:
+        del reference, window_rows
+
+    def update(self, columns: Columns) -> Sequence[int]:
+        """Take rows; see `Monitor`."""
+        del columns
+        return ()
+
+
+class Tumbling:
+    """A detector on windows that follow each other, each judged when it is full."""
+
+    def __init__(
+        self, reference: Columns, *, window_rows: int = WINDOW_ROWS, detector: Detector | None = None
+    ) -> None:
+        self._detector = KLDetector() if detector is None else detector
+        self._profile = self._detector.profile(reference, block_rows=window_rows)
+        self._window_rows = window_rows
+        self._counts = self._profile.count({})
+        self._filled = 0
+
+    def update(self, columns: Columns) -> Sequence[int]:
+        """Take rows; see `Monitor`."""
+        rows, start = rows_of(columns), 0
+        alarms: list[int] = []
+        while start < rows:
+            stop = min(start + self._window_rows - self._filled, rows)
+            self._counts = self._counts + self._profile.count(take(columns, slice(start, stop)))
+            self._filled += stop - start
+            if self._filled == self._window_rows:
+                if self._detector.compare(self._profile, self._counts).alarm:
+                    alarms.append(stop - 1)
+                self._counts, self._filled = self._profile.count({}), 0
+            start = stop
+        return alarms
