@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cls.cli.drift_evaluate import evaluate
 from cls.cli.groups import ListingGroup
 from cls.cli.home import known_stream, state
 from cls.cli.output import AsJson, Limit, OneStream, console, print_json, print_pairs, print_table, rows_of
@@ -26,6 +27,7 @@ drift = typer.Typer(
     help="Verdicts on windows, and episodes of drift. `cls drift [STREAM]` lists verdicts.",
     rich_markup_mode=None,
 )
+drift.command()(evaluate)
 
 
 def register(app: typer.Typer) -> None:

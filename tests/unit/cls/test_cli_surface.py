@@ -26,6 +26,7 @@ SURFACE = [
     "cls dead-letters replay STREAM --id --all --json",
     "cls doctor --json",
     "cls drift episodes [STREAM] --limit --json",
+    "cls drift evaluate FILE --changes --detector --reference-rows --window-rows --stream --json",
     "cls drift list [STREAM] --alarms --limit --json",
     "cls drift show ID --json",
     "cls init [DIR]",

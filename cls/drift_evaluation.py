@@ -1,0 +1,234 @@
+"""Evaluation of detectors on a file: `cls drift evaluate`. What it means is in `detectors.evaluation`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cls.cells import Mask, categories, numbers
+from cls.config import StreamConfig
+from cls.config_faults import nearest
+from cls.detect import kl_detector
+from cls.errors import BadData, NotFound
+from cls.infer import infer_schema
+from cls.infer_read import read_sample
+from detectors.columns import Column, Columns, rows_of, take
+from detectors.evaluation import Evaluation, KnownChange, Monitor, blocks_of, judge, spans_of
+from detectors.monitors import MonitorMaker
+
+GROUP = "cls.monitors"
+USUAL = ("kl", "sequential", "adwin", "page-hinkley", "always", "never")  # those of them that are registered
+REFERENCE_SHARE = 5  # without a word, a fifth of the rows
+SHOWN_ALARMS = 1000  # rows of alarms that a result lists, the first ones
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A file as a stream: its first rows are the reference, the others are watched."""
+
+    path: Path
+    columns: Columns
+    reference_rows: int
+    window_rows: int
+    changes: tuple[KnownChange, ...] | None  # in rows of the file; None where they are not known
+
+    @property
+    def rows(self) -> int:
+        """Of the file."""
+        return rows_of(self.columns)
+
+    def judge(self, alarms: Sequence[int]) -> Evaluation:
+        """Tell alarms, by their rows in the file, apart."""
+        first = self.reference_rows
+        changes = self.changes and [
+            KnownChange(onset - first, end - first) for onset, end in spans_of(self.changes, self.rows)
+        ]
+        return judge([row - first for row in alarms], self.rows - first, changes)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one detector did."""
+
+    detector: str
+    alarms: tuple[int, ...]  # by row of the file
+    seen: int  # rows of the file, the reference's included, when it ended
+    cpu_seconds: float
+    evaluation: Evaluation | None  # None if it did not reach the end
+    error: str | None = None  # what went wrong in it
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, one flat object."""
+        return {
+            "detector": self.detector,
+            "complete": self.evaluation is not None,
+            "error": self.error,
+            "seen": self.seen,
+            "cpu_seconds": self.cpu_seconds,
+            "alarm_rows": list(self.alarms[:SHOWN_ALARMS]),
+            **({"alarms": len(self.alarms)} if self.evaluation is None else self.evaluation.to_json()),
+        }
+
+
+def read_recorded(
+    path: Path,
+    stream: StreamConfig | None,
+    changes: str | None,
+    reference_rows: int | None,
+    window_rows: int | None,
+    tell: Callable[[str], None],
+) -> Recorded:
+    """Read a file whole, in its own order.
+
+    Parameters
+    ----------
+    stream
+        Whose features to read; None infers them.
+    changes
+        As in `parse_changes`.
+    reference_rows, window_rows
+        None takes what the stream says; without a stream, a fifth of the rows, and 1,000.
+    tell
+        Is told, in words, what was not read as it stands.
+
+    Raises
+    ------
+    BadData
+        If it cannot be read, has none of the features, or the rows asked for are not there.
+    """
+    if not path.is_file():
+        raise BadData(f"{path}: there is no such file")
+    table = read_sample(path, rows=np.iinfo(np.int64).max)
+    schema = infer_schema(path) if stream is None else stream.columns
+    columns: dict[str, Column] = {}
+    for name in schema.numeric:
+        columns[name] = _numbers(table, name, tell)
+    columns |= {name: categories(table, name) for name in schema.categorical}
+    there = {name: column for name, column in columns.items() if name in table.column_names}
+    if not there:
+        raise BadData(f"{path}: has none of the features{nearest('', list(columns))}")
+    rows = rows_of(there)
+    if reference_rows is None:
+        share = rows // REFERENCE_SHARE
+        reference_rows = share if stream is None else min(share, stream.detect.reference_rows)
+    if window_rows is None:
+        window_rows = stream.detect.window_rows if stream else 1000
+    if reference_rows >= rows:
+        raise BadData(f"{path}: {rows} rows are not more than {reference_rows} for the reference")
+    known = parse_changes(changes)
+    for onset, end in _spans(known or (), rows):
+        if onset < reference_rows:
+            raise BadData(f"the change {onset}-{end} lies in the reference, the first {reference_rows} rows")
+    return Recorded(path, there, reference_rows, window_rows, known)
+
+
+def parse_changes(text: str | None) -> tuple[KnownChange, ...] | None:
+    """Read `25192,30000-35000`: rows of onset, perhaps with the row behind the change's last one.
+
+    `none` says that nothing changes, no text that it is not known.
+
+    Raises
+    ------
+    BadData
+        If it says neither.
+    """
+    if text is None:
+        return None
+    if text.strip().lower() == "none":
+        return ()
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None:
+            raise BadData(
+                f"changes {text!r}: must be rows like 25192 or 25192-30000, joined by commas, or none"
+            )
+        try:
+            found.append(KnownChange(int(match[1]), int(match[2]) if match[2] else None))
+        except ValueError as error:
+            raise BadData(f"changes {text!r}: {error}") from error
+    return tuple(found)
+
+
+def makers(names: Sequence[str], stream: StreamConfig | None) -> dict[str, MonitorMaker]:
+    """Return detectors by name; without names, the usual ones.
+
+    The detector of the windows, `kl`, is set as the stream says.
+
+    Raises
+    ------
+    NotFound
+        If none of that name is registered; with the nearest that is.
+    """
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    found: dict[str, MonitorMaker] = {}
+    for name in names or [name for name in USUAL if name in points]:
+        if name not in points:
+            raise NotFound(f"no detector is called {name!r}{nearest(name, list(points))}")
+        maker = points[name].load()
+        found[name] = (
+            partial(maker, detector=kl_detector(stream.detect)) if stream and name == "kl" else maker
+        )
+    return found
+
+
+def run(
+    name: str, maker: MonitorMaker, recorded: Recorded, progress: Callable[[int], None]
+) -> tuple[Result, bool]:
+    """Run one detector over a stream.
+
+    Parameters
+    ----------
+    progress
+        Is told the rows of the file seen so far.
+
+    Returns
+    -------
+    What it did, and whether Ctrl-C ended it.
+    """
+    first = recorded.reference_rows
+    alarms: list[int] = []
+    seen, began = first, time.process_time()
+
+    def result(evaluation: Evaluation | None, error: str | None = None) -> Result:
+        return Result(name, tuple(alarms), seen, time.process_time() - began, evaluation, error)
+
+    try:
+        monitor: Monitor = maker(take(recorded.columns, slice(first)), window_rows=recorded.window_rows)
+        for block in blocks_of(take(recorded.columns, slice(first, None))):
+            alarms += [seen + row for row in monitor.update(block)]
+            seen += rows_of(block)
+            progress(seen)
+    except KeyboardInterrupt:
+        return result(None), True
+    except Exception as error:  # noqa: BLE001  # a detector of another package may fail in any way; the others still count
+        return result(None, f"{type(error).__name__}: {error}"), False
+    return result(recorded.judge(alarms)), False
+
+
+def _spans(changes: Iterable[KnownChange], rows: int) -> list[tuple[int, int]]:
+    try:
+        return spans_of(list(changes), rows)
+    except ValueError as error:
+        raise BadData(str(error)) from error
+
+
+def _numbers(table: pa.Table, name: str, tell: Callable[[str], None]) -> NDArray[np.float64]:
+    """Return numbers, with what is none, or infinite, as missing."""
+    faults: list[Mask] = []
+    values = numbers(table, name, lambda mask, _: faults.append(mask), name)
+    bad = np.logical_or.reduce(faults)
+    if bad.any():
+        tell(f"{name}: {int(bad.sum())} values are no finite numbers, and count as missing")
+    values[bad] = np.nan
+    return values

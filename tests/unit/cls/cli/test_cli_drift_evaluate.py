@@ -1,0 +1,139 @@
+"""`cls drift evaluate`: the harness from the command line, on a file whose change is known."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from typer.testing import CliRunner
+
+from cls import drift_evaluation
+from cls.cli.main import app
+from detectors.columns import Columns
+
+ROWS, CHANGE = 6000, 4000
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["drift", "evaluate", *arguments])
+
+
+def results(*arguments: str, code: int = 0) -> dict[str, Any]:
+    done = run(*arguments, "--json")
+    assert done.exit_code == code, done.output
+    document = json.loads(done.stdout)
+    return {"document": document, **{found["detector"]: found for found in document["detectors"]}}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=ROWS)
+    x[CHANGE:] += 2
+    letters = rng.choice(["a", "b", "c"], ROWS)
+    path = tmp_path / "stream.parquet"
+    parquet.write_table(pa.table({"x": x, "letter": letters, "y": rng.normal(size=ROWS)}), path)
+    return str(path)
+
+
+def test_ours_finds_the_change_soon_and_the_baselines_bound_it(file: str) -> None:
+    found = results(file, "--changes", str(CHANGE), "--window-rows", "200")
+    assert found["document"]["features"] == ["x", "letter"]
+    assert found["document"]["reference_rows"] == ROWS // 5
+    assert (found["kl"]["false_alarms"], found["kl"]["missed"], found["kl"]["delays"]) == (0, 0, [200])
+    assert found["kl"]["alarm_rows"][0] == 4199
+    assert found["always"]["mean_delay_rows"] == found["always"]["rows_between_false_alarms"] == 1
+    assert (found["never"]["alarms"], found["never"]["missed"]) == (0, 1)
+    assert found["never"]["mean_delay_rows"] is None
+    assert found["adwin"]["missed"] == 0
+
+
+def test_without_known_changes_alarms_are_counted_and_not_judged(file: str) -> None:
+    found = results(file, "--detector", "kl", "--window-rows", "200")["kl"]
+    assert found["alarms"] > 0
+    assert found["alarms_per_10000"] > 0
+    assert {found["false_alarms"], found["missed"], found["mean_delay_rows"]} == {None}
+
+
+def test_where_nothing_changes_every_alarm_is_false(file: str) -> None:
+    found = results(file, "--detector", "kl", "--changes", "none", "--window-rows", "200")["kl"]
+    assert found["false_alarms"] == found["alarms"] > 0
+    assert found["mean_delay_rows"] is None
+
+
+def test_a_stream_of_the_configuration_says_features_and_thresholds(file: str, tmp_path: Path) -> None:
+    config = tmp_path / "cls.toml"
+    config.write_text(
+        'home = "."\n[streams.s]\ntask = "regression"\n[streams.s.schema]\nnumeric = ["x"]\nkey = "id"\n'
+        'event_time = "at"\ntarget = "y"\n[streams.s.detect]\nwindow_rows = 500\nreference_rows = 1000\nnats = 50.0\n'
+    )
+    done = CliRunner().invoke(
+        app,
+        ["--config", str(config), "drift", "evaluate", file, "--stream", "s", "--detector", "kl", "--json"],
+    )
+    document = json.loads(done.stdout)
+    assert (document["features"], document["reference_rows"], document["window_rows"]) == (["x"], 1000, 500)
+    assert document["detectors"][0]["alarms"] == 0, "a threshold of 50 nats is never reached"
+
+
+def test_people_get_a_table_that_says_what_is_not_known(file: str) -> None:
+    shown = run(file, "--detector", "never", "--changes", f"{CHANGE}-5000").stdout
+    assert f"known changes at rows {CHANGE}-5000" in shown
+    assert ">= 1268" in shown  # 3,800 quiet rows by the rule of three
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--changes", "soon"], 1, "must be rows like"),
+        (["--changes", "9000"], 1, "outside"),
+        (["--changes", "100"], 1, "in the reference"),
+        (["--reference-rows", "6000"], 1, "are not more than"),
+        (["--detector", "adwim"], 3, "did you mean 'adwin'"),
+        (["--window-rows", "1"], 2, ""),
+    ],
+)
+def test_faults_are_told(file: str, arguments: list[str], code: int, message: str) -> None:
+    done = run(file, *arguments)
+    assert done.exit_code == code
+    assert message in done.stderr
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert "no such file" in run(str(tmp_path / "none.csv")).stderr
+
+
+class Broken:
+    """A detector of somebody else's that fails, or is stopped, at its third block."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.blocks = 0
+
+    def __call__(self, reference: Columns, *, window_rows: int) -> "Broken":
+        del reference, window_rows
+        return self
+
+    def update(self, columns: Columns) -> Sequence[int]:
+        del columns
+        self.blocks += 1
+        if self.blocks == 3:
+            raise self.error
+        return [0]
+
+
+@pytest.mark.parametrize(("error", "code"), [(ZeroDivisionError("by zero"), 1), (KeyboardInterrupt(), 130)])
+def test_what_was_done_until_a_failure_or_ctrl_c_is_told(
+    file: str, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    makers = {"always": drift_evaluation.makers(["always"], None)["always"], "theirs": Broken(error)}
+    monkeypatch.setattr(drift_evaluation, "makers", lambda *_: makers)
+    found = results(file, "--changes", str(CHANGE), code=code)
+    assert found["always"]["complete"]
+    assert not found["theirs"]["complete"]
+    assert found["theirs"]["alarm_rows"] == [1200, 2200]
+    assert found["theirs"]["seen"] == 3200
