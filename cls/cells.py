@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from cls.arrow import DICTIONARY, to_column, to_floats
 from cls.times import to_us
 from detectors.columns import Column
+from detectors.derive import NO_TIME
 
 Mask = NDArray[np.bool_]
 Report = Callable[[Mask, str], None]  # takes which rows are bad, and why
-NO_TIME = np.iinfo(np.int64).min
 EARLIEST_US, LATEST_US = to_us(datetime(1700, 1, 1, tzinfo=UTC)), to_us(datetime(9000, 1, 1, tzinfo=UTC))
 TRUTH = {"true": "1", "false": "0"}
+BLANK = frozenset(("", "nan", "null", "na"))  # words that mean missing where a text is no text
 
 
 def column_of(table: pa.Table, name: str) -> pa.Array | None:
@@ -70,7 +71,7 @@ def numbers(table: pa.Table, name: str, report: Report, what: str) -> NDArray[np
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         words = column.to_pandas().str.strip().str.lower().replace(TRUTH)
         values = pd.to_numeric(words, errors="coerce").to_numpy(np.float64, copy=True)
-        blank = words.isna() | words.isin(["", "nan", "null", "na"])
+        blank = words.isna() | words.isin(BLANK)
         report(np.isnan(values) & ~blank.to_numpy(bool), f"{what} is not a number")
     elif (
         pa.types.is_integer(column.type)

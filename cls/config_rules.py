@@ -9,19 +9,21 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from cls.config_faults import Fault, Key
+from detectors.derivation import KINDS
 
 if TYPE_CHECKING:
     from cls.config import Config, StreamConfig
 
 MakeFault = Callable[[Key, str], Fault]
 Found = Iterator[tuple[Key, str]]
+_FEATURES = ("numeric", "categorical", *KINDS)  # fields that name features
 
 
 def cross_faults(config: Config, fault: MakeFault) -> list[Fault]:
     """Return what is wrong between the fields of a configuration; `fault` knows the line of each key."""
     found = [fault(key, message) for key, message in _service(config)]
     for name, stream in config.streams.items():
-        for rule in (_columns, _classes, _source, _update, _sizes):
+        for rule in (_columns, _roles, _classes, _source, _update, _sizes):
             found += [fault(("streams", name, *key), message) for key, message in rule(stream)]
     return found
 
@@ -54,18 +56,31 @@ def _service(config: Config) -> Found:
 
 def _columns(stream: StreamConfig) -> Found:
     schema = stream.columns
-    if not schema.features:
+    raw = schema.raw_features
+    if not raw:
         yield ("schema", "numeric"), "no features: name the columns in numeric and categorical"
-    for name, number in Counter(schema.features).items():
+    for name, number in Counter(raw).items():
         if number > 1:
-            where = "categorical" if name in schema.categorical else "numeric"
+            where = [field for field in _FEATURES if name in getattr(schema, field)][-1]
             yield ("schema", where), f"{name!r} is named {number} times among the features"
-    if schema.target in schema.features:
+    for column in schema.derivations:
+        for name in column.names:
+            if name in raw and name != column.name:
+                yield (
+                    ("schema", column.kind),
+                    f"{name!r} is derived from {column.name!r}, but is a feature already",
+                )
+
+
+def _roles(stream: StreamConfig) -> Found:
+    schema = stream.columns
+    raw = schema.raw_features
+    if schema.target in raw:
         yield (
             ("schema", "target"),
             f"{schema.target!r} is also a feature: the model would read its own answer",
         )
-    if schema.label_time and schema.label_time in schema.features:
+    if schema.label_time and schema.label_time in raw:
         yield ("schema", "label_time"), f"{schema.label_time!r} is also a feature, but not known in time"
     if schema.key == schema.target:
         yield ("schema", "key"), f"{schema.key!r} is also the target"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ from cls.config_tables import (
     Table,
     hours,
 )
+from detectors.derivation import LONGEST, Derivation, Kind
 
 
 class SourceConfig(Table):
@@ -42,6 +43,13 @@ class SchemaConfig(Table):
 
     numeric: Names = Field((), description="feature columns with numbers")
     categorical: Names = Field((), description="feature columns with categories")
+    boolean: Names = Field((), description="feature columns with true or false")
+    timestamp: Names = Field((), description="feature columns with times: hour and weekday are learned from")
+    text: Names = Field((), description="feature columns with free text: its size, make-up and a word")
+    embedding: dict[str, Annotated[int, Field(ge=1, le=LONGEST)]] = Field(
+        default_factory=dict,
+        description="feature columns with lists of numbers, and how many: { title_vector = 384 }",
+    )
     key: str = Field(min_length=1, description="column that identifies an event; labels come by it")
     event_time: str = Field(min_length=1, description="column with the time of the event")
     target: str = Field(min_length=1, description="column to predict")
@@ -52,9 +60,35 @@ class SchemaConfig(Table):
     classes: Names = Field((), description="classification: the values of the target, in order")
 
     @property
+    def raw_features(self) -> tuple[str, ...]:
+        """Names of the columns that senders fill, in the order of the fields."""
+        return self.numeric + self.categorical + tuple(column.name for column in self.derivations)
+
+    @property
+    def derivations(self) -> tuple[Derivation, ...]:
+        """The typed columns, each with the plain ones that are derived from it at the border."""
+        kinds: tuple[tuple[Kind, Names], ...] = (
+            ("boolean", self.boolean),
+            ("timestamp", self.timestamp),
+            ("text", self.text),
+        )
+        plain = tuple(Derivation(kind, name) for kind, names in kinds for name in names)
+        return plain + tuple(Derivation("embedding", name, size) for name, size in self.embedding.items())
+
+    @property
+    def numeric_features(self) -> tuple[str, ...]:
+        """Names of the model's numeric inputs, derived ones after the others."""
+        return self.numeric + tuple(name for column in self.derivations for name in column.numeric)
+
+    @property
+    def categorical_features(self) -> tuple[str, ...]:
+        """Names of the model's categorical inputs, derived ones after the others."""
+        return self.categorical + tuple(name for column in self.derivations for name in column.categorical)
+
+    @property
     def features(self) -> tuple[str, ...]:
-        """Names of the model's inputs: numeric, then categorical."""
-        return self.numeric + self.categorical
+        """Names of the model's inputs, as the log has them: numeric, then categorical."""
+        return self.numeric_features + self.categorical_features
 
 
 class ModelConfig(Table):
@@ -79,7 +113,7 @@ class DetectConfig(Table):
     nats: float | None = Field(
         None, gt=0, description="fixed threshold in nats instead of the calibrated one"
     )
-    score_method: Literal["adwin", "page_hinkley", "kswin", "none"] = Field(
+    score_method: Literal["adwin", "page_hinkley", "kswin", "hddm_a", "hddm_w", "none"] = Field(
         "adwin", description="detector on the champion's errors"
     )
     score_pane_rows: Count = Field(200, description="labelled rows per point of the error series")

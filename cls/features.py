@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cls.cells import BLANK, Mask
 from cls.errors import BadData
+from cls.records import to_table
+from cls.typed import derived
 from detectors.columns import Categorical, Column
+from detectors.derivation import Derivation
 
-_BLANK = frozenset(("", "nan", "null", "na"))
 _NOT_DIGITS = frozenset("_")  # float() reads 1_000, ingest does not
 
 
@@ -37,22 +41,52 @@ class FeatureError(BadData):
 
 
 def read_features(
-    records: Sequence[Mapping[str, Any]], numeric: Sequence[str], categorical: Sequence[str]
+    records: Sequence[Mapping[str, Any]],
+    numeric: Sequence[str],
+    categorical: Sequence[str],
+    derivations: Sequence[Derivation] = (),
 ) -> dict[str, Column]:
     """Return the features of some records.
 
     A value that is null, or that a record lacks, is missing; a feature that every record lacks is a mistake.
+
+    Parameters
+    ----------
+    numeric, categorical
+        Names of the features, as the model has them.
+    derivations
+        Typed columns that records may hold; what is derived from them has the names that the model has.
 
     Raises
     ------
     FeatureError
         Naming the feature and the row.
     """
-    for name in (*numeric, *categorical):
+    wanted = {*numeric, *categorical}
+    typed = [column for column in derivations if not wanted.isdisjoint(column.names)]
+    derived_names = {name for column in typed for name in column.names}
+    for name in (*(n for n in (*numeric, *categorical) if n not in derived_names), *(c.name for c in typed)):
         if not any(name in record for record in records):
             raise FeatureError(f"no row has the feature {name!r}; send null where it is missing", name)
-    columns: dict[str, Column] = {name: _numbers(records, name) for name in numeric}
-    return columns | {name: _categories(records, name) for name in categorical}
+    columns: dict[str, Column] = {
+        name: _numbers(records, name) for name in numeric if name not in derived_names
+    }
+    columns |= {name: _categories(records, name) for name in categorical if name not in derived_names}
+    return columns | (_derived(records, typed) if typed else {})
+
+
+def _derived(records: Sequence[Mapping[str, Any]], typed: Sequence[Derivation]) -> dict[str, Column]:
+    """Derive through the very table that ingest would make of the records."""
+    columns: dict[str, Column] = {}
+    for column in typed:
+        table = to_table([{column.name: record.get(column.name)} for record in records])
+        columns |= derived(table, [column], partial(_refuse, column.name, records))
+    return columns
+
+
+def _refuse(name: str, records: Sequence[Mapping[str, Any]], mask: Mask, reason: str) -> None:
+    for row in np.flatnonzero(mask).tolist():
+        raise FeatureError(f"row {row}: {reason}: {_shown(records[row].get(name))}", name, row)
 
 
 def _numbers(records: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
@@ -73,7 +107,7 @@ def _number(value: Any) -> float | None:
         return math.nan
     if isinstance(value, str):
         text = value.strip()
-        if text.lower() in _BLANK:
+        if text.lower() in BLANK:
             return math.nan
         if _NOT_DIGITS & set(text):
             return None

@@ -16,10 +16,12 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cls.cells import NO_TIME, Mask, categories, column_of, numbers, texts, times
+from cls.cells import Mask, categories, column_of, numbers, texts, times
 from cls.config import StreamConfig
 from cls.domain import Batch, DeadLetter, Json, Labels, Role
+from cls.typed import derived
 from detectors.columns import Categorical, Column, Columns, take
+from detectors.derive import NO_TIME
 
 PREDICTION, VERSION = (
     "cls_prediction",
@@ -82,8 +84,10 @@ def take_events(
         name: numbers(table, name, faults.add, f"feature {name!r}") for name in schema.numeric
     }
     columns |= {name: categories(table, name) for name in schema.categorical}
+    columns |= derived(table, schema.derivations, faults.add)
     faults.add(
-        _featureless(columns, table.num_rows), f"none of the features is there: {', '.join(schema.features)}"
+        _featureless(columns, table.num_rows),
+        f"none of the features is there: {', '.join(schema.raw_features)}",
     )
     prediction = numbers(table, PREDICTION, faults.add, PREDICTION)
     version = np.nan_to_num(numbers(table, VERSION, faults.add, VERSION), nan=0.0, posinf=0.0, neginf=0.0)

@@ -102,7 +102,9 @@ class _Door:
         if not records:
             return {"stream": name, "version": model.version, "predictions": [], "logged": 0}
         try:
-            columns = read_features(records, model.schema.numeric, model.schema.categorical)
+            columns = read_features(
+                records, model.schema.numeric, model.schema.categorical, settings.columns.derivations
+            )
         except FeatureError as error:
             raise Problem(422, str(error), field=error.field, row=error.row) from error
         predicted = model.predict(columns)
@@ -140,7 +142,7 @@ class _Door:
 
 
 def _event(record: Json, schema: SchemaConfig) -> Json:
-    names = (schema.key, schema.event_time, *([schema.group] if schema.group else []), *schema.features)
+    names = (schema.key, schema.event_time, *([schema.group] if schema.group else []), *schema.raw_features)
     return {name: record[name] for name in names if name in record}
 
 

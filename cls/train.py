@@ -101,7 +101,7 @@ def train(
 def schema_of(stream: StreamConfig) -> Schema:
     """Return what the model reads and predicts."""
     columns = stream.columns
-    return Schema(columns.numeric, columns.categorical, stream.task, columns.classes)
+    return Schema(columns.numeric_features, columns.categorical_features, stream.task, columns.classes)
 
 
 def model_config(stream: StreamConfig) -> object:

@@ -192,8 +192,11 @@ def _arrow_table(data: bytes, kind: str, limits: Limits) -> Any:
 
 
 def _readable(kind: Any) -> bool:
+    """Whether a column can be a key, a time, a target or a feature; of lists, those of numbers: embeddings."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
     tests = (
         *(
             pa.types.is_null,

@@ -180,12 +180,51 @@ def test_a_fault_names_its_place_and_what_is_right(
         ('"regression"', '"classification"', "schema.classes", "two or more"),
         ('target = "air_time"', 'target = "air_time"\nclasses = ["a"]', "schema.classes", "only for task"),
         ('target = "air_time"', 'target = "id"', "schema.key", "also the target"),
+        ('"carrier"]', '"carrier"]\nboolean = ["carrier"]', "schema.boolean", "named 2 times"),
+        ('"carrier"]', '"carrier"]\ntext = ["note", "note"]', "schema.text", "named 2 times"),
+        ('"carrier"]', '"carrier"]\nembedding = { distance = 3 }', "schema.embedding", "named 2 times"),
+        (
+            '"carrier"]',
+            '"carrier"]\nembedding = { v = 0 }',
+            "schema.embedding.v",
+            "greater than or equal to 1",
+        ),
+        ('"carrier"]', '"carrier"]\nembedding = ["v"]', "schema.embedding", "must be a table"),
+        ('"carrier"]', '"carrier"]\ntext = ["air_time"]', "schema.target", "also a feature"),
+        (
+            '"carrier"]',
+            '"carrier"]\nlabel_time = "t"\ntimestamp = ["t"]',
+            "schema.label_time",
+            "not known in",
+        ),
+        ('"distance"', '"at.hour"]\ntimestamp = ["at"', "schema.timestamp", "'at.hour' is derived from 'at'"),
     ],
 )
 def test_schema_faults(tmp_path: Path, old: str, new: str, place: str, message: str) -> None:
     (fault,) = check_config(write(tmp_path, GOOD.replace(old, new)))
     assert fault.place == f"streams.flights.{place}"
     assert message in fault.message
+
+
+def test_typed_columns_are_named_once_and_become_inputs_of_plain_kinds(tmp_path: Path) -> None:
+    typed = """categorical = ["carrier"]
+boolean = ["weekend"]
+timestamp = ["at"]
+text = ["remark"]
+embedding = { route = 2 }
+"""
+    path = write(tmp_path, GOOD.replace('categorical = ["carrier"]\n', typed))
+    assert check_config(path) == []
+    columns = load_config(path).streams["flights"].columns
+    assert columns.raw_features == ("distance", "carrier", "weekend", "at", "remark", "route")
+    assert columns.numeric_features == (
+        *("distance", "remark.length", "remark.words", "remark.variety", "remark.digits"),
+        *("route.0", "route.1", "route.norm"),
+    )
+    assert columns.categorical_features == ("carrier", "weekend", "at.hour", "at.weekday", "remark.word")
+    assert columns.features == columns.numeric_features + columns.categorical_features
+    stored = SchemaConfig.model_validate_json(columns.model_dump_json(), by_alias=True, by_name=False)
+    assert stored == columns  # as a job keeps it
 
 
 @pytest.mark.parametrize(
