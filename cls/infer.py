@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cls.infer_read import read_sample
 from cls.toml_text import toml_key, toml_value
+from detectors.derivation import KINDS, Kind
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _CODES = 20  # whole numbers with at most this many different values are read as codes
 _TEXT = 1000  # strings with more different values than this, and half of the rows, are text or identifiers
+_WORDS = 3.0  # words in a text on average; fewer make an identifier
+_EMBEDDING = 4  # numbers in an embedding, at least
+_LOOK = 1000  # lists that are looked at for their length
 _TARGET = re.compile(
     r"^(y|label|target|class|outcome|response|truth|ground_truth)$|_(label|target|outcome)$", re.IGNORECASE
 )
@@ -32,6 +37,10 @@ class InferredStream:
     task: Literal["regression", "classification"]
     numeric: tuple[str, ...]
     categorical: tuple[str, ...]
+    boolean: tuple[str, ...]
+    timestamp: tuple[str, ...]
+    text: tuple[str, ...]
+    embedding: dict[str, int]  # length by name
     key: str
     event_time: str
     target: str
@@ -44,13 +53,9 @@ class InferredStream:
     def to_toml(self, name: str) -> str:
         """Return the tables of a stream of that name, to be appended to `cls.toml`."""
         source = {"kind": "file", "path": str(self.path)}
-        schema: dict[str, Any] = {
-            "numeric": self.numeric,
-            "categorical": self.categorical,
-            "key": self.key,
-            "event_time": self.event_time,
-            "target": self.target,
-        }
+        schema: dict[str, Any] = {"numeric": self.numeric, "categorical": self.categorical}
+        schema |= {kind: getattr(self, kind) for kind in KINDS if getattr(self, kind)}
+        schema |= {"key": self.key, "event_time": self.event_time, "target": self.target}
         schema |= {"label_time": self.label_time} if self.label_time else {}
         schema |= {"classes": self.classes} if self.classes else {}
         table = f"streams.{toml_key(name)}"
@@ -70,11 +75,13 @@ class Column:
     """What a sample shows about one column."""
 
     name: str
-    kind: Literal["number", "integer", "string", "bool", "time", "other"]
+    kind: Literal["number", "integer", "string", "bool", "time", "list", "other"]
     rows: int
     nulls: int
     distinct: int  # different values, without null
     rising: float  # share of steps that do not go back (times only)
+    words: float = 0.0  # on average (strings only)
+    length: int = 0  # numbers in each (lists of numbers that are equally long only)
 
     @property
     def unique(self) -> bool:
@@ -107,22 +114,22 @@ def infer_schema(path: Path) -> InferredStream:
     target = _pick_target(columns, event_time, reasons)
     label_time = _pick_label_time(table, columns, event_time, target, reasons)
     key = _pick_key(columns, target, reasons)
-    numeric: list[str] = []
-    categorical: list[str] = []
+    features: dict[str, list[str]] = {}
     for column in columns.values():
         if column.name not in (event_time, target, label_time, key):
-            role, reason = _feature(column)
-            reasons[column.name] = reason
-            (numeric if role == "numeric" else categorical if role == "categorical" else []).append(
-                column.name
-            )
+            role, reasons[column.name] = _feature(column)
+            features.setdefault(role, []).append(column.name)
     classes = _classes(table, columns[target]) if target else ()
     return InferredStream(
         path=path,
         rows=table.num_rows,
         task="classification" if classes else "regression",
-        numeric=tuple(numeric),
-        categorical=tuple(categorical),
+        numeric=tuple(features.get("numeric", ())),
+        categorical=tuple(features.get("categorical", ())),
+        boolean=tuple(features.get("boolean", ())),
+        timestamp=tuple(features.get("timestamp", ())),
+        text=tuple(features.get("text", ())),
+        embedding={name: columns[name].length for name in features.get("embedding", ())},
         key=key,
         event_time=event_time,
         target=target,
@@ -150,11 +157,39 @@ def _look(name: str, values: pa.ChunkedArray) -> Column:
     if kind == "time" and not (pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)):
         kind = "other"
     present = values.drop_null()
-    distinct = pc.count_distinct(present).as_py() if kind != "other" else 0
+    length = _length(present)
+    kind = "list" if length else kind
+    distinct = pc.count_distinct(present).as_py() if kind not in ("other", "list") else 0
+    words = 0.0
+    if kind == "string" and len(present):
+        words = 1 + pc.mean(pc.count_substring_regex(present.cast(pa.string()), r"\S\s+\S")).as_py()
     rising = 0.0
     if kind == "time" and len(present) > 1:
         rising = pc.mean(pc.greater_equal(present.slice(1), present.slice(0, len(present) - 1))).as_py()
-    return Column(name, kind, len(values), values.null_count, distinct, rising)
+    return Column(name, kind, len(values), values.null_count, distinct, rising, words, length)
+
+
+def _length(present: pa.ChunkedArray) -> int:
+    """Return how many numbers each value holds, 0 where it is no list of numbers, or lists differ in length."""
+    import pyarrow as pa
+
+    kind = present.type
+    some = present.slice(0, _LOOK)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):  # CSV writes lists as text
+        if not len(some) or not str(some[0]).lstrip().startswith("["):
+            return 0
+        try:
+            lists = [json.loads(text) for text in some.to_pylist()]
+        except ValueError:
+            return 0
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        lists = some.to_pylist()
+    else:
+        return 0
+    flat = [item for one in lists if isinstance(one, list) for item in one]
+    lengths = {len(one) if isinstance(one, list) else 0 for one in lists}
+    real = any(type(item) is float for item in flat) and all(type(item) in (int, float) for item in flat)
+    return lengths.pop() if real and len(lengths) == 1 else 0
 
 
 def _pick_time(columns: dict[str, Column], reasons: dict[str, str]) -> str:
@@ -176,7 +211,7 @@ def _pick_target(columns: dict[str, Column], event_time: str, reasons: dict[str,
     able = [
         c
         for c in columns.values()
-        if c.kind not in ("time", "other") and c.name != event_time and c.distinct > 1
+        if c.kind not in ("time", "list", "other") and c.name != event_time and c.distinct > 1
     ]
     named = [column for column in able if _TARGET.search(column.name)]
     if named:
@@ -218,25 +253,36 @@ def _pick_key(columns: dict[str, Column], target: str, reasons: dict[str, str]) 
     return best.name
 
 
-def _feature(column: Column) -> tuple[Literal["numeric", "categorical", "left out"], str]:
+def _feature(column: Column) -> tuple[Literal["numeric", "categorical", "left out"] | Kind, str]:
     kind, distinct = column.kind, column.distinct
-    if kind == "other":
-        return "left out", "left out: its type is neither number, category nor time"
+    if kind == "list" and column.length >= _EMBEDDING:
+        return "embedding", f"embedding: lists of {column.length} numbers"
+    if kind in ("list", "other"):
+        return "left out", "left out: its type is neither number, category, text, time nor embedding"
     if distinct <= 1:
         return "left out", "left out: it holds one value only" if distinct else "left out: it holds no values"
+    if kind == "time" and _LABEL_TIME.search(column.name):
+        return "left out", "left out: its name is that of a time at which the answer is known"
     if kind == "time":
-        return "left out", "left out: a time is not a feature; derive one, as the hour, if it matters"
+        return "timestamp", "timestamp: hour and weekday become features; make sure that it is known in time"
     if _TARGET.search(column.name):
         return "left out", "left out: its name is that of an answer; it may not be known in time"
     if kind == "bool":
-        return "categorical", "categorical: true or false"
-    if kind == "string":
-        if (column.unique and column.rows > _CODES) or (distinct > _TEXT and distinct * 2 > column.rows):
-            return (
-                "left out",
-                f"left out: {distinct} different strings in {column.rows} rows are text or identifiers",
-            )
+        return "boolean", "boolean: true or false"
+    return _string(column) if kind == "string" else _number(column)
+
+
+def _string(column: Column) -> tuple[Literal["categorical", "text", "left out"], str]:
+    distinct = column.distinct
+    if not ((column.unique and column.rows > _CODES) or (distinct > _TEXT and distinct * 2 > column.rows)):
         return "categorical", f"categorical: {distinct} different strings"
+    if column.words >= _WORDS:
+        return "text", f"text: {distinct} different strings of {column.words:.1f} words"
+    return "left out", f"left out: {distinct} different strings in {column.rows} rows are identifiers"
+
+
+def _number(column: Column) -> tuple[Literal["numeric", "categorical", "left out"], str]:
+    kind, distinct = column.kind, column.distinct
     if column.unique and kind == "integer" and _KEY.search(column.name):
         return "left out", "left out: an identifier"
     if column.coded:
@@ -248,7 +294,7 @@ def _feature(column: Column) -> tuple[Literal["numeric", "categorical", "left ou
 
 
 def _classes(table: pa.Table, target: Column) -> tuple[str, ...]:
-    if target.kind in ("number", "time", "other") or (target.kind == "integer" and not target.coded):
+    if target.kind in ("number", "time", "list", "other") or (target.kind == "integer" and not target.coded):
         return ()
     values = table[target.name].unique().drop_null().to_pylist() if target.distinct else []
     return tuple(str(value).lower() if isinstance(value, bool) else str(value) for value in sorted(values))

@@ -12,6 +12,7 @@ from cls.cli.exits import NOT_FOUND, USAGE, end, say
 from cls.cli.home import config_of, config_path
 from cls.cli.output import AsJson, print_json, print_table
 from cls.errors import Refused
+from detectors.derivation import KINDS
 
 if TYPE_CHECKING:
     from cls.config_faults import Fault
@@ -88,16 +89,16 @@ def infer(
         typer.echo(text, nl=False)
 
 
+_ROLES = ("key", "event_time", "target", "label_time", "classes")
+
+
 def _proposal(name: str, proposal: InferredStream) -> dict[str, Any]:
     return {
         "name": name,
         "path": proposal.path,
         "rows": proposal.rows,
         "task": proposal.task,
-        "schema": {
-            field: getattr(proposal, field)
-            for field in ("numeric", "categorical", "key", "event_time", "target", "label_time", "classes")
-        },
+        "schema": {field: getattr(proposal, field) for field in ("numeric", "categorical", *KINDS, *_ROLES)},
         "reasons": proposal.reasons,
     }
 

@@ -53,7 +53,8 @@ def infer(folder: Path, table: pa.Table) -> InferredStream:
 def test_every_column_finds_its_place(tmp_path: Path) -> None:
     found = infer(tmp_path, flights())
     assert found.numeric == ("distance", "seats")
-    assert found.categorical == ("month", "carrier", "weekend")
+    assert found.categorical == ("month", "carrier")
+    assert (found.boolean, found.timestamp, found.text, found.embedding) == (("weekend",), (), (), {})
     assert (found.key, found.event_time, found.label_time) == ("flight_id", "scheduled_at", "landed_at")
     assert (found.target, found.task, found.classes) == ("air_time", "regression", ())
     assert set(found.reasons) == set(flights().column_names)
@@ -80,11 +81,37 @@ def test_task_follows_the_target(
     assert "last" in found.numeric
 
 
+def test_typed_columns_are_proposed_with_their_reasons(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    words = ["late", "because", "of", "fog", "and", "snow"]
+    typed = {
+        "remark": [f"{' '.join(rng.choice(words, 6))} {i}" for i in range(N)],
+        "route": rng.normal(size=(N, 12)).tolist(),
+        "stops": rng.integers(0, 9, (N, 12)).tolist(),  # lists of codes, not of coordinates
+        "uneven": [rng.normal(size=1 + i % 3).tolist() for i in range(N)],
+        "booked": [START - timedelta(days=i) for i in range(N)],
+        "settled_at": [START + timedelta(days=99)] * (N - 1) + [None],
+    }
+    found = infer(tmp_path, flights(**typed))
+    assert (found.text, found.embedding, found.boolean) == (("remark",), {"route": 12}, ("weekend",))
+    assert found.timestamp == ("booked",)
+    assert found.reasons["route"] == "embedding: lists of 12 numbers"
+    assert found.reasons["remark"].startswith("text: 400 different strings of 7.0 words")
+    for left_out in ("stops", "uneven", "settled_at"):
+        assert found.reasons[left_out].startswith("left out"), left_out
+    config = tmp_path / "cls.toml"
+    config.write_text(found.to_toml("flights"))
+    assert check_config(config) == []
+    columns = load_config(config).streams["flights"].columns
+    assert (columns.text, columns.embedding, columns.timestamp) == (found.text, found.embedding, ("booked",))
+
+
 def test_event_time_is_the_one_that_goes_forward(tmp_path: Path) -> None:
     shuffled = np.random.default_rng(1).permutation(flights()["scheduled_at"].to_pylist())
     found = infer(tmp_path, flights(landed_at=None, aaa_time=list(shuffled)))
     assert found.event_time == "scheduled_at"
-    assert found.reasons["aaa_time"].startswith("left out: a time")
+    assert found.timestamp == ("aaa_time",)
+    assert found.reasons["aaa_time"].startswith("timestamp: hour and weekday")
 
 
 def test_what_is_not_found_is_said_and_then_refused(tmp_path: Path) -> None:
@@ -107,12 +134,13 @@ def test_proposal_is_a_valid_configuration(tmp_path: Path) -> None:
 
 
 def test_formats_agree(tmp_path: Path) -> None:
-    table = flights(gates=None, empty=None)
-    parquet.write_table(table, tmp_path / "a.parquet")
-    csv.write_csv(table, tmp_path / "a.csv")
+    table = flights(gates=None, empty=None, remark=[f"one of {i} remarks" for i in range(N)])
+    vectors = np.random.default_rng(3).normal(size=(N, 5)).tolist()
+    parquet.write_table(table.append_column("v", pa.array(vectors)), tmp_path / "a.parquet")
+    csv.write_csv(table.append_column("v", pa.array(map(json.dumps, vectors))), tmp_path / "a.csv")
     rows = [
         {k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()}
-        for row in table.to_pylist()
+        for row in table.append_column("v", pa.array(vectors)).to_pylist()
     ]
     text = "\n".join(map(json.dumps, rows))
     (tmp_path / "a.ndjson").write_text(text)
@@ -123,6 +151,9 @@ def test_formats_agree(tmp_path: Path) -> None:
         len({(f.numeric, f.categorical, f.key, f.event_time, f.label_time, f.target, f.task) for f in found})
         == 1
     )
+    assert {(f.boolean, f.timestamp, f.text, *f.embedding.items()) for f in found} == {
+        (("weekend",), (), ("remark",), ("v", 5))
+    }
 
 
 def test_directory_is_judged_by_its_first_file(tmp_path: Path) -> None:
