@@ -8,7 +8,7 @@ answer, in any process.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,12 @@ from detectors.onset import contrasts
 if TYPE_CHECKING:
     from river.base import DriftDetector
 
-Method = Literal["adwin", "page_hinkley", "kswin"]
+Method = Literal["adwin", "page_hinkley", "kswin", "hddm_a", "hddm_w"]
 
 WARM_UP = 30  # values that set the scale, before which nothing is found
 CLIP = 4.0  # standard deviations: an outlier must not look like a new level
 ALLOWANCE = 0.25  # standard deviations: Page-Hinkley ignores smaller rises
+UNIT = 1.0  # standard deviations to either side that HDDM sees as [0, 1]
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ class ScoreDetector:
     """
 
     method: Method = "adwin"
-    delta: float = (
-        0.002  # ADWIN's and KSWIN's error; Page-Hinkley alarms about once in 1 / delta values by chance
-    )
+    # Error of a test of ADWIN, KSWIN and HDDM, which alarm by chance less than once in 1 / delta values; Page-Hinkley
+    # does about once.
+    delta: float = 0.002
     max_series: int = 2000  # values replayed, the latest ones
 
     def __post_init__(self) -> None:
-        if self.method not in ("adwin", "page_hinkley", "kswin"):
-            raise ValueError(f"unknown method {self.method!r}: choose adwin, page_hinkley or kswin")
+        if self.method not in get_args(Method):
+            raise ValueError(f"unknown method {self.method!r}: choose one of {', '.join(get_args(Method))}")
         if not 0 < self.delta < 1:
             raise ValueError(f"delta must lie between 0 and 1, not {self.delta}")
         if self.max_series <= WARM_UP:
@@ -84,9 +85,15 @@ class ScoreDetector:
             return _quiet(losses)
 
         detector = self._fresh()
+        z_N = _standardised(losses)
+        if self.method in ("hddm_a", "hddm_w"):
+            # Hoeffding's bound holds for values in [0, 1], and is sharp only if they use that range. Pane means
+            # would fill an eighth of the range that their outliers need, and the bound would be eight times too wide:
+            # cut at one standard deviation they fill two thirds of it, whatever their distribution.
+            z_N = (np.clip(z_N, -UNIT, UNIT) + UNIT) / (2 * UNIT)
         begin = 0  # of the current level
         found = None
-        for i, z in enumerate(_standardised(losses).tolist()):
+        for i, z in enumerate(z_N.tolist()):
             detector.update(z)
             found = None
             if detector.drift_detected:
@@ -117,6 +124,10 @@ class ScoreDetector:
             case "kswin":
                 # Each value takes part in `stat_size` tests as a recent one.
                 return drift.KSWIN(alpha=self.delta / 30, window_size=100, stat_size=30, seed=0)
+            case "hddm_a":
+                return drift.binary.HDDMA(self.delta, self.delta)  # type: ignore[no-untyped-call,return-value]
+            case "hddm_w":
+                return drift.binary.HDDMW(self.delta, self.delta)  # type: ignore[no-untyped-call,return-value]
 
 
 def _standardised(losses: NDArray[np.float64]) -> NDArray[np.float64]:

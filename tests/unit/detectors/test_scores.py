@@ -4,11 +4,14 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from detectors.scores import WARM_UP, Method, ScoreDetector
+
+METHODS = get_args(Method)
 
 
 def first_alarm(detector: ScoreDetector, series: np.ndarray) -> int | None:
@@ -24,7 +27,7 @@ def stream(seed: int, rows: int, step: float, at: int) -> np.ndarray:
     return series
 
 
-@pytest.mark.parametrize("method", ["adwin", "page_hinkley", "kswin"])
+@pytest.mark.parametrize("method", METHODS)
 def test_finds_a_rise_and_where_it_began(method: Method) -> None:
     series = stream(1, 190, 2.5, 120)
     detector = ScoreDetector(method)
@@ -37,16 +40,18 @@ def test_finds_a_rise_and_where_it_began(method: Method) -> None:
     assert change.after - change.before == pytest.approx(2.5, abs=0.8)
 
 
-@pytest.mark.parametrize("method", ["adwin", "page_hinkley", "kswin"])
+@pytest.mark.parametrize("method", METHODS)
 def test_ignores_a_fall(method: Method) -> None:
     assert first_alarm(ScoreDetector(method), stream(2, 170, -3.0, 100)) is None
 
 
+@pytest.mark.parametrize("method", ["adwin", "hddm_a", "hddm_w"])
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
-def test_a_broken_value_neither_alarms_nor_blinds(broken: float) -> None:
+def test_a_broken_value_neither_alarms_nor_blinds(method: Method, broken: float) -> None:
     series = stream(1, 160, 2.5, 120)
     holed = np.insert(series, [5, 60, 130], broken)
-    clean, hurt = first_alarm(ScoreDetector(), series), first_alarm(ScoreDetector(), holed)
+    detector = ScoreDetector(method)
+    clean, hurt = first_alarm(detector, series), first_alarm(detector, holed)
     assert clean is not None
     assert hurt == clean + (3 if clean >= 130 else 2)
 
@@ -69,6 +74,21 @@ LOSSES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
 def test_false_alarms_are_rare(name: str) -> None:
     rng = np.random.default_rng(0)
     assert sum(first_alarm(ScoreDetector(), LOSSES[name](rng)) is not None for _ in range(12)) <= 1
+
+
+@pytest.mark.parametrize("method", ["hddm_a", "hddm_w"])
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_hddm_alarms_by_chance_less_than_once_in_1_by_delta_values(name: str, method: Method) -> None:
+    """Over 12,000 values of each: none by averages, at most 1 in 1,000 by weighted ones, where 20 were asked for."""
+    rng = np.random.default_rng(1)
+    detector = ScoreDetector(method, delta=0.02)
+    values = alarms = 0
+    for _ in range(4):
+        series = LOSSES[name](rng)[:150]
+        alarm = first_alarm(detector, series)
+        alarms += alarm is not None
+        values += series.size if alarm is None else alarm + 1
+    assert alarms <= 0.01 * values
 
 
 def test_a_long_series_is_replayed_from_its_latest_values() -> None:
