@@ -44,6 +44,9 @@ class Interaction:
     nats_P: NDArray[np.float64]  # zero for equal odds ratios
     mean_P: NDArray[np.float64]  # nats, when nothing has moved and rows are independent
     degrees_P: NDArray[np.int64]  # zero where a feature has fewer than two slabs that both samples occupy
+    expected_PIJ: NDArray[
+        np.float64
+    ]  # window rows that the marginals explain; 0 in slabs that one sample lacks
 
     def null(self, dispersion: tuple[Dispersion, ...] = ()) -> Null:
         """Distribution of each pair's divergence when its odds ratios are those of the reference, arrays of shape (P,).
@@ -124,7 +127,7 @@ def _measure(window_PIJ: NDArray[np.int64], reference_PIJ: NDArray[np.int64], fi
     nats_P = np.where(np.isfinite(parts), parts, 0.0).sum(axis=(1, 2)) * scale_P
     deviance_P = np.maximum(_mean_deviance(np.stack([fitted_w, fitted_r], axis=1)), degrees_P)
     nats_P[degrees_P == 0] = 0.0
-    return Interaction(nats_P, deviance_P / 2 * scale_P, degrees_P)
+    return Interaction(nats_P, deviance_P / 2 * scale_P, degrees_P, fitted_w)
 
 
 def _mean_deviance(fitted_P2IJ: NDArray[np.float64]) -> NDArray[np.float64]:
