@@ -7,10 +7,6 @@ from cls.detect import kl_detector
 from cls.layout import to_json
 from cls.ports import SampleLog
 
-BLOCKS = (
-    40  # contiguous parts of a reference that show how dependent its rows are; fewer than 30 say too little
-)
-
 
 def recent_profile(log: SampleLog, stream: str, start: int, stop: int, settings: DetectConfig) -> bytes:
     """Return the profile of the events from `start` to `stop`, of their newest `reference_rows` if they are more.
@@ -20,6 +16,4 @@ def recent_profile(log: SampleLog, stream: str, start: int, stop: int, settings:
     newest = max(stop - settings.reference_rows, 0)
     start = max(min(start, stop - 2 * settings.window_rows), newest, 0)
     columns = log.events(stream, start, stop).columns
-    return to_json(
-        kl_detector(settings).profile(columns, block_rows=max((stop - start) // BLOCKS, 1)).to_json()
-    )
+    return to_json(kl_detector(settings).profile(columns).to_json())

@@ -56,11 +56,22 @@ class NumericBins:
 
     def assign(self, column: Column) -> NDArray[np.intp]:
         """Bin of each row, shape (N,)."""
+        values = self.values(column)
+        bin_N = np.searchsorted(self.edges_E, values, side="right")
+        bin_N[~np.isfinite(values)] = self.size - 1
+        return bin_N
+
+    def values(self, column: Column) -> NDArray[np.float64]:
+        """Return the column's numbers, contiguous.
+
+        Raises
+        ------
+        TypeError
+            If the column is categorical.
+        """
         if isinstance(column, Categorical):
             raise TypeError(f"feature {self.name!r} is numeric in the reference, categorical here")
-        bin_N = np.searchsorted(self._edges, column, side="right")
-        bin_N[~np.isfinite(column)] = self.size - 1
-        return bin_N
+        return np.ascontiguousarray(column, dtype=np.float64)
 
     def count(self, column: Column) -> NDArray[np.int64]:
         """Rows per bin, shape (size,)."""
@@ -81,7 +92,8 @@ class NumericBins:
         return prior_K
 
     @cached_property
-    def _edges(self) -> NDArray[np.float64]:
+    def edges_E(self) -> NDArray[np.float64]:
+        """The inner edges as an array."""
         return np.array(self.edges, dtype=np.float64)
 
     @cached_property
@@ -134,12 +146,22 @@ class CategoricalBins:
 
     def assign(self, column: Column) -> NDArray[np.intp]:
         """Bin of each row, shape (N,)."""
+        codes_N, bin_of_code = self.codes(column)
+        return bin_of_code[codes_N]
+
+    def codes(self, column: Column) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+        """Return the column's codes and the bin of each code; the last entry is what code -1 (missing) reads.
+
+        Raises
+        ------
+        TypeError
+            If the column is numeric.
+        """
         if not isinstance(column, Categorical):
             raise TypeError(f"feature {self.name!r} is categorical in the reference, numeric here")
         others = len(self.categories)
-        # The appended entry is what code -1 (missing) reads.
         lookup = [self._position.get(value, others) for value in column.vocabulary]
-        return np.array([*lookup, self.size - 1], dtype=np.intp)[column.codes]
+        return np.ascontiguousarray(column.codes), np.array([*lookup, self.size - 1], dtype=np.intp)
 
     def count(self, column: Column) -> NDArray[np.int64]:
         """Rows per bin, shape (size,)."""

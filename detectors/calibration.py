@@ -1,6 +1,6 @@
 """Null distribution: how large a divergence gets when nothing has moved.
 
-Shapes: S simulated windows, K bins, n window rows, m reference rows. Both samples are finite, so both are uncertain:
+Shapes: S simulated windows, F features, K bins, n window rows, m reference rows. Both samples are finite, so both are uncertain:
 each simulated window draws the true masses from their posterior given the reference's counts (Dirichlet), then its
 own rows from those masses (multinomial), and is measured by the very statistic that is used. The alarm rate is then
 right on average over references; for quantile bins, whose masses are Dirichlet by construction, whatever the
@@ -11,6 +11,7 @@ chi-square over 2nm/(n+m), is one of these.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,47 +19,74 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from detectors.bins import Bins
-from detectors.dispersion import Dispersion
+from detectors.dispersion import SOUND_BLOCKS, Dispersion
 from detectors.kl import kl
 
-DRAWS = 8192  # simulated windows: 26 ms for 17 bins
+DRAWS = 8192  # simulated windows: 26 ms for 17 bins; a tail probability of 1/1000 is then right to 20%
+FINE_DRAWS = 65536  # where a decision hangs on it: right to 6%
 MINIMUM_SKEWNESS = 0.1  # a gamma of 400 shape units, normal for all purposes
 GRID = 16  # window sizes per octave that are simulated; those between borrow the nearest
 
+Floats = float | NDArray[np.float64]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Null:
-    """Distribution of a feature's divergence when nothing has moved."""
+    """Distribution of divergences when nothing has moved: of one feature, or of F features by arrays of shape (F,)."""
 
-    mean: float  # nats
-    deviation: float  # nats, standard deviation
-    skewness: float  # of the gamma, above zero
-    doubt: float = math.inf  # degrees of freedom behind the scale; infinite when it was not estimated
+    mean: Floats  # nats
+    deviation: Floats  # nats, standard deviation
+    skewness: Floats  # of the gamma, above zero
+    doubt: Floats = math.inf  # degrees of freedom behind the scale; infinite when it was not estimated
 
-    def p_value(self, nats: float) -> float:
-        """Probability of a divergence at least this large."""
-        shape = 4 / self.skewness**2
-        spread = 2 * self.deviation / self.skewness  # mean of the gamma before it is shifted
-        excess = max(nats - self.mean + spread, 0.0) / spread
-        if math.isinf(self.doubt):
-            return float(special.gammaincc(shape, shape * excess))
+    @classmethod
+    def stack(cls, nulls: Sequence["Null"]) -> "Null":
+        """Join the nulls of single features."""
+        return cls(
+            np.array([null.mean for null in nulls], dtype=np.float64),
+            np.array([null.deviation for null in nulls], dtype=np.float64),
+            np.array([null.skewness for null in nulls], dtype=np.float64),
+            np.array([null.doubt for null in nulls], dtype=np.float64),
+        )
+
+    def p_value(self, nats: Floats) -> NDArray[np.float64]:
+        """Probability of a divergence at least this large; broadcasts over leading axes."""
+        shape = 4 / np.square(self.skewness)
+        spread = 2 * np.divide(self.deviation, self.skewness)  # mean of the gamma before it is shifted
+        excess = np.maximum(np.subtract(nats, self.mean) + spread, 0.0) / spread
+        known = np.isinf(self.doubt)
+        gamma = special.gammaincc(shape, shape * excess)
+        if np.all(known):
+            return np.asarray(gamma, dtype=np.float64)
         # A gamma over an estimated scale is F, as Student's t is to the normal (Thomas and Rao 1987).
-        return float(special.fdtrc(2 * shape, self.doubt, excess))
+        p_value: NDArray[np.float64] = np.where(
+            known, gamma, special.fdtrc(2 * shape, np.where(known, 1.0, self.doubt), excess)
+        )
+        return p_value
 
-    def dispersed(self, effects: Dispersion, degrees: int, blocks: int) -> "Null":
+    def critical(self, level: float) -> NDArray[np.float64]:
+        """Nats whose p-value is `level`."""
+        shape = 4 / np.square(self.skewness)
+        spread = 2 * np.divide(self.deviation, self.skewness)
+        known = np.isinf(self.doubt)
+        excess = np.where(
+            known,
+            special.gammainccinv(shape, level) / shape,
+            special.fdtri(2 * shape, np.where(known, 1.0, self.doubt), 1 - level),
+        )
+        return np.asarray(excess * spread - spread + self.mean, dtype=np.float64)
+
+    def dispersed(self, effects: Dispersion, degrees: int) -> "Null":
         """Distribution for dependent rows (Rao and Scott's second-order correction, and a third moment).
 
         Parameters
         ----------
         effects
-            Moments of the design effects.
+            Moments of the design effects. Where the reference is too short for them, they widen in proportion to what is missing.
         degrees
             Number of design effects: occupied bins less one.
-        blocks
-            Blocks that they were estimated from; 0 changes nothing.
         """
-        if not blocks:
+        if effects.memory == 1:
             return self
         variation = effects.unevenness - 1
         # The skewest spectrum with these two moments has one large effect and the others equal. Autocorrelation comes
@@ -67,11 +95,34 @@ class Null:
         if degrees > 1:
             cube += variation**1.5 * (degrees - 2) / math.sqrt(degrees - 1)
         scatter = math.sqrt(effects.unevenness)
+        scale = 1 + (effects.mean - 1) * max(1.0, SOUND_BLOCKS / max(effects.blocks, 1))
         return Null(
-            effects.mean * self.mean,
-            effects.mean * scatter * self.deviation,
+            scale * self.mean,
+            scale * scatter * self.deviation,
             cube / scatter**3 * self.skewness,
-            2 * (self.mean / (scatter * self.deviation)) ** 2 * (blocks - 1),
+            2 * (self.mean / (scatter * self.deviation)) ** 2 * max(effects.blocks - 1, 1),
+        )
+
+    def tolerant(self, tolerance: float, scale: float) -> "Null":
+        """Distribution when the feature has truly moved by `tolerance` nats: whatever moved less alarms less.
+
+        The noncentral chi-square with noncentrality 2 N t adds 4 times that to the variance and 24 times that to the third moment of
+        2 N KL (Wilks; Johnson, Kotz and Balakrishnan 1995, chapter 29).
+
+        Parameters
+        ----------
+        tolerance
+            Nats, at least 0.
+        scale
+            1 / N, that is 1/n + 1/m, times the design effect.
+        """
+        if not tolerance:
+            return self
+        variance = np.square(self.deviation) + 2 * tolerance * scale
+        third = np.asarray(self.skewness) * np.power(self.deviation, 3) + 3 * tolerance * scale**2
+        deviation = np.sqrt(variance)
+        return Null(
+            self.mean + tolerance, deviation, np.maximum(third / deviation**3, MINIMUM_SKEWNESS), self.doubt
         )
 
 
@@ -83,31 +134,48 @@ class Evidence:
     as all numeric ones without ties.
     """
 
-    counts: tuple[int, ...]  # reference rows per bin
+    counts: tuple[float, ...]  # reference rows per bin
     prior: tuple[float, ...]  # pseudo-counts per bin
 
     @classmethod
-    def of(cls, feature: Bins, reference_K: NDArray[np.int64]) -> "Evidence":
-        """Sort the counts of one feature, shape (K,), and what its bins expect besides."""
-        prior_K = feature.prior(reference_K)
-        order = np.lexsort((prior_K, reference_K))
-        return cls(tuple(reference_K[order].tolist()), tuple(prior_K[order].tolist()))
+    def of(cls, counts_K: NDArray[np.int64], prior_K: NDArray[np.float64]) -> "Evidence":
+        """Sort counts and what is expected besides, both of shape (K,)."""
+        order = np.lexsort((prior_K, counts_K))
+        return cls(tuple(counts_K[order].tolist()), tuple(prior_K[order].tolist()))
+
+    @property
+    def rows(self) -> float:
+        """Rows that were counted."""
+        return sum(self.counts)
+
+    @property
+    def degrees(self) -> int:
+        """Occupied bins less one, at least one."""
+        return max(sum(count > 0 for count in self.counts) - 1, 1)
+
+    def thinned(self, factor: float) -> "Evidence":
+        """Return the same shares from fewer rows; `factor` is at most 1."""
+        if factor >= 1:
+            return self
+        return Evidence(tuple(round(count * factor, 6) for count in self.counts), self.prior)
 
 
-def null_of(evidence: Evidence, reference_rows: int, rows: int) -> Null:
-    """Null of one feature for windows of independent rows.
+def null_of(evidence: Evidence, rows: int, *, draws: int = DRAWS) -> Null:
+    """Null of one set of bins for windows of independent rows.
 
     Parameters
     ----------
     evidence
-        Of the reference.
-    reference_rows, rows
-        Size of reference and window, at least 1.
+        Of the reference, at least one row.
+    rows
+        Size of the window, at least 1.
+    draws
+        Simulated windows.
     """
     simulated = _on_grid(rows)
-    null = _simulate(evidence, simulated)
+    null = _simulate(evidence, simulated, draws)
     # Divergences scale with 1/n + 1/m, exactly so in the limit; the grid is finer than the remainder.
-    scale = (1 / rows + 1 / reference_rows) / (1 / simulated + 1 / reference_rows)
+    scale = (1 / rows + 1 / evidence.rows) / (1 / simulated + 1 / evidence.rows)
     return Null(null.mean * scale, null.deviation * scale, null.skewness)
 
 
@@ -117,14 +185,18 @@ def _on_grid(rows: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _simulate(evidence: Evidence, rows: int) -> Null:
+def _simulate(evidence: Evidence, rows: int, draws: int) -> Null:
     reference_K = np.array(evidence.counts)
     rng = np.random.default_rng(0)  # the same counts get the same verdict, today and after a restart
-    masses_SK = rng.standard_gamma(reference_K + np.array(evidence.prior), size=(DRAWS, reference_K.size))
-    masses_SK /= masses_SK.sum(axis=1, keepdims=True)
-    nats_S = kl(rng.multinomial(rows, masses_SK), reference_K)
+    parts = []
+    for start in range(0, draws, DRAWS):
+        size = (min(DRAWS, draws - start), reference_K.size)
+        masses_SK = rng.standard_gamma(reference_K + np.array(evidence.prior), size=size)
+        masses_SK /= masses_SK.sum(axis=1, keepdims=True)
+        parts.append(kl(rng.multinomial(rows, masses_SK), reference_K))
+    nats_S = np.concatenate(parts)
     mean, deviation = float(nats_S.mean()), float(nats_S.std())
     if deviation <= 1e-9 * mean:  # windows that cannot differ: any other is beyond the null
-        return Null(mean, 1e-9 * mean, MINIMUM_SKEWNESS)
+        return Null(mean, max(1e-9 * mean, 1e-12), MINIMUM_SKEWNESS)
     skewness = float(((nats_S - mean) ** 3).mean()) / deviation**3
     return Null(mean, deviation, max(skewness, MINIMUM_SKEWNESS))

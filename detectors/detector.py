@@ -1,25 +1,24 @@
 """The KL detector: distance in nats for people, a calibrated null for decisions.
 
-A window is compared feature by feature. Each feature's divergence gets a p-value from its own null, which knows both
-sample sizes and how dependent rows are; the smallest is corrected for their number by Sidak. That is exact for
-independent features and errs on the quiet side for positively dependent ones.
+Shapes: W windows, F features, K bins of all features together. A window is compared feature by feature. Each feature's divergence gets
+a p-value from its own null, which knows both sample sizes, how dependent rows are and how much drift is tolerated; the smallest decides,
+corrected for as many features as they are worth when they depend on each other.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.calibration import null_of
+from detectors.calibration import DRAWS
 from detectors.columns import Columns
-from detectors.kl import kl_by_bin
+from detectors.judgement import Judgement, features_worth, joint, judge, nulls_of, sidak
 from detectors.profile import Profile, build_profile
 from detectors.verdict import Drift, FeatureDrift
 
-__all__ = ["Detector", "Drift", "FeatureDrift", "KLDetector"]
+__all__ = ["Detector", "Drift", "FeatureDrift", "KLDetector", "Scan"]
 
 TOP_BINS = 3  # bins named in a verdict
 
@@ -27,13 +26,24 @@ TOP_BINS = 3  # bins named in a verdict
 class Detector(Protocol):
     """What a distribution-drift detector offers; registered in the entry-point group `cls.detectors`."""
 
-    def profile(self, columns: Columns, *, block_rows: int = 0) -> Profile:
+    def profile(self, columns: Columns) -> Profile:
         """Freeze a reference."""
         ...
 
     def compare(self, profile: Profile, counts: NDArray[np.int64]) -> Drift:
         """Judge a window by its counts in the reference's bins."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Verdicts on many windows of equal size, as arrays."""
+
+    nats_WF: NDArray[np.float64]  # KL(current || reference) as measured
+    p_value_WF: NDArray[np.float64]  # of each feature alone
+    p_value_W: NDArray[np.float64]  # all features together
+    alarm_W: NDArray[np.bool_]
+    counts_WK: NDArray[np.int64]  # of the windows: what `KLDetector.compare` takes for one of them
 
 
 @dataclass(frozen=True)
@@ -61,18 +71,22 @@ class KLDetector:
     top: int = 32  # categories per categorical feature with a bin of their own
     false_alarm_windows: float = 1000  # budget: on average at most one false alarm in this many windows
     nats: float | None = None  # alarm at this excess of any feature instead, whatever its probability
+    tolerance: float = 0.0  # nats by which any feature may truly move without being worth an alarm
+    season: str | None = None  # categorical column whose values are compared like with like
 
     def __post_init__(self) -> None:
         if self.false_alarm_windows <= 1:
             raise ValueError(f"false_alarm_windows must exceed 1, not {self.false_alarm_windows}")
         if self.nats is not None and not self.nats > 0:
             raise ValueError(f"a fixed threshold in nats must be positive, not {self.nats}")
+        if not 0 <= self.tolerance < np.inf:
+            raise ValueError(f"the tolerance must be at least 0 nats, not {self.tolerance}")
         if self.bins < 2 or self.top < 1:
             raise ValueError(f"need bins >= 2 and top >= 1, not {self.bins} and {self.top}")
 
-    def profile(self, columns: Columns, *, block_rows: int = 0) -> Profile:
+    def profile(self, columns: Columns) -> Profile:
         """Freeze a reference; see `detectors.profile.build_profile`."""
-        return build_profile(columns, bins=self.bins, top=self.top, block_rows=block_rows)
+        return build_profile(columns, bins=self.bins, top=self.top, season=self.season)
 
     def compare(self, profile: Profile, counts: NDArray[np.int64]) -> Drift:
         """Judge a window.
@@ -81,7 +95,7 @@ class KLDetector:
         ----------
         profile
             The reference.
-        counts : int array
+        counts : int array, shape (profile.size,)
             Flat counts of the window: `profile.count(columns)`, or a sum of such.
 
         Returns
@@ -99,47 +113,130 @@ class KLDetector:
         if len(sizes) > 1 or (counts < 0).any():
             raise ValueError("counts must be non-negative and sum to the same rows in every feature")
         rows = max(sizes, default=0)
+        rate = 1 / self.false_alarm_windows
+        if not rows or not profile.rows:
+            empty = tuple(FeatureDrift(bins.name, 0.0, 0.0, 0.0, 1.0, ()) for bins in profile.features)
+            return Drift(False, 1.0, 0.0, self.nats or rate, rows, profile.rows, empty, rate)
 
-        references = profile.split(profile.counts)
+        reference_K, worth = profile.expected(counts)
+        judgement = self._judged(profile, counts[None], reference_K, worth)
+        excess_F = np.maximum(judgement.excess_WF[0], 0.0)
+        total = float(excess_F.sum())
         judged = [
-            _judge(profile, i, reference, window)
-            for i, (reference, window) in enumerate(zip(references, windows, strict=True))
+            FeatureDrift(
+                feature.name,
+                float(judgement.nats_WF[0, f]),
+                float(excess_F[f]),
+                float(excess_F[f]) / (total or 1.0),
+                float(judgement.p_value_WF[0, f]),
+                _top_bins(feature.labels(), reference / worth, window / rows, parts),
+            )
+            for f, (feature, reference, window, parts) in enumerate(
+                zip(
+                    profile.features,
+                    profile.split(reference_K),
+                    windows,
+                    profile.split(judgement.parts_WK[0]),
+                    strict=True,
+                )
+            )
         ]
-        total = sum(feature.excess_nats for feature in judged)
-        if total > 0:
-            judged = [replace(feature, share=feature.excess_nats / total) for feature in judged]
         judged.sort(key=lambda feature: (-feature.share, feature.p_value, feature.name))
-        p_value = sidak([feature.p_value for feature in judged])
+        p_value = float(joint(profile, judgement.p_value_WF, rate)[0])
         if self.nats is None:
-            threshold = 1 / self.false_alarm_windows
-            alarm = p_value <= threshold
+            alarm, threshold = p_value <= rate, rate
         else:
-            threshold = self.nats
-            alarm = any(feature.excess_nats >= threshold for feature in judged)
-        return Drift(alarm, p_value, total, threshold, rows, profile.rows, tuple(judged))
+            alarm, threshold = bool((excess_F >= self.nats).any()), self.nats
+            rate = self._implied_rate(profile, rows, worth)
+        return Drift(
+            alarm, p_value, total, threshold, rows, profile.rows, tuple(judged), rate, profile.rows_needed
+        )
+
+    def _level(self, profile: Profile) -> float:
+        """P-value of one feature at which an alarm hangs in the balance; a fixed threshold never asks."""
+        return 0.0 if self.nats is not None else 1 / self.false_alarm_windows / len(profile.features)
+
+    def _implied_rate(self, profile: Profile, rows: int, worth: float) -> float:
+        """Share of windows that exceed the fixed threshold when nothing has moved."""
+        null = nulls_of(profile, rows, worth, 0.0, (DRAWS,) * len(profile.features))
+        alone_F = null.p_value(null.mean + (self.nats or 0.0))
+        apart = float(-np.expm1(np.log1p(-alone_F).sum()))  # were they independent
+        number = features_worth(profile, 1 / self.false_alarm_windows) / len(profile.features)
+        return float(sidak(np.array(apart), number))
+
+    def scan(
+        self, profile: Profile, columns: Columns, window_rows: int, slide_rows: int | None = None
+    ) -> Scan:
+        """Judge all windows of a block of rows at once: each as `compare` would.
+
+        Parameters
+        ----------
+        profile
+            The reference.
+        columns
+            Rows in stream order.
+        window_rows
+            Rows per window, at least 1.
+        slide_rows
+            Rows from the beginning of a window to that of the next, a divisor of `window_rows`; None for windows that follow each other.
+
+        Raises
+        ------
+        ValueError
+            If `slide_rows` does not divide `window_rows`.
+        """
+        slide_rows = slide_rows or window_rows
+        if window_rows % slide_rows:
+            raise ValueError(f"slide_rows must divide window_rows = {window_rows}, not be {slide_rows}")
+        panes_WK = profile.count_windows(columns, slide_rows)
+        panes = window_rows // slide_rows
+        counts_WK = panes_WK
+        if panes > 1:
+            summed = np.concatenate((np.zeros_like(panes_WK[:1]), np.cumsum(panes_WK, axis=0)))
+            counts_WK = summed[panes:] - summed[:-panes]
+        return self._scanned(profile, counts_WK)
+
+    def _scanned(self, profile: Profile, counts_WK: NDArray[np.int64]) -> Scan:
+        windows, bins = len(counts_WK), int(profile.offsets[-1])
+        if not (windows and profile.rows and bins):
+            shape = (windows, len(profile.features))
+            quiet = np.zeros(windows, dtype=np.bool_)
+            return Scan(np.zeros(shape), np.ones(shape), np.ones(windows), quiet, counts_WK)
+        if profile.seasons is None:
+            judgement = self._judged(profile, counts_WK, *profile.expected(counts_WK[0]))
+            nats_WF, p_value_WF, excess_WF = judgement.nats_WF, judgement.p_value_WF, judgement.excess_WF
+        else:  # each window has a reference of its own
+            judged = [self._judged(profile, one[None], *profile.expected(one)) for one in counts_WK]
+            nats_WF = np.concatenate([one.nats_WF for one in judged])
+            p_value_WF = np.concatenate([one.p_value_WF for one in judged])
+            excess_WF = np.concatenate([one.excess_WF for one in judged])
+        rate = 1 / self.false_alarm_windows
+        p_value_W = joint(profile, p_value_WF, rate)
+        alarm_W = p_value_W <= rate if self.nats is None else excess_WF.max(axis=1) >= self.nats
+        return Scan(nats_WF, p_value_WF, p_value_W, alarm_W, counts_WK)
+
+    def _judged(
+        self, profile: Profile, counts_WK: NDArray[np.int64], reference_K: NDArray[np.float64], worth: float
+    ) -> Judgement:
+        return judge(
+            profile,
+            counts_WK[:, : reference_K.size],
+            reference_K,
+            worth,
+            self.tolerance,
+            self._level(profile),
+        )
 
 
-def sidak(p_values: Sequence[float]) -> float:
-    """Probability that the smallest of so many independent p-values is at most the smallest of these."""
-    smallest = min(p_values, default=1.0)
-    return -math.expm1(len(p_values) * math.log1p(-smallest)) if smallest < 1 else 1.0
-
-
-def _judge(
-    profile: Profile, i: int, reference_K: NDArray[np.int64], window_K: NDArray[np.int64]
-) -> FeatureDrift:
-    feature, rows = profile.features[i], int(window_K.sum())
-    if not rows or not profile.rows:
-        return FeatureDrift(feature.name, 0.0, 0.0, 0.0, 1.0, ())
-    parts_K = kl_by_bin(window_K, reference_K)
-    nats = float(parts_K.sum())
-    degrees = max(int(np.count_nonzero(reference_K)) - 1, 1)
-    null = null_of(profile.evidence[i], profile.rows, rows)
-    null = null.dispersed(profile.dispersion[i], degrees, profile.blocks)
-    labels = feature.labels()
-    top_bins = tuple(
-        (labels[k], int(reference_K[k]) / profile.rows, int(window_K[k]) / rows)
+def _top_bins(
+    labels: Sequence[str],
+    reference_K: NDArray[np.float64],
+    window_K: NDArray[np.float64],
+    parts_K: NDArray[np.float64],
+) -> tuple[tuple[str, float, float], ...]:
+    """Return the bins that moved most: label, reference share, window share."""
+    return tuple(
+        (labels[k], float(reference_K[k]), float(window_K[k]))
         for k in np.argsort(-parts_K, kind="stable")[:TOP_BINS].tolist()
         if reference_K[k] or window_K[k]
     )
-    return FeatureDrift(feature.name, nats, max(nats - null.mean, 0.0), 0.0, null.p_value(nats), top_bins)

@@ -52,7 +52,7 @@ class Tumbling:
         self, reference: Columns, *, window_rows: int = WINDOW_ROWS, detector: Detector | None = None
     ) -> None:
         self._detector = KLDetector() if detector is None else detector
-        self._profile = self._detector.profile(reference, block_rows=window_rows)
+        self._profile = self._detector.profile(reference)
         self._window_rows = window_rows
         self._counts = self._profile.count({})
         self._filled = 0

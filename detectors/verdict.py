@@ -30,6 +30,10 @@ class Drift:
     rows: int  # window
     reference_rows: int
     features: tuple[FeatureDrift, ...]  # largest share first
+    false_alarm_rate: (
+        float  # share of windows that alarm when nothing has moved: as asked, or as a fixed threshold implies
+    )
+    rows_needed: int = 0  # reference rows that a trustworthy verdict takes; 0 if the reference has them
 
     def to_json(self) -> dict[str, Any]:
         """Write plain JSON types, which `from_json` reads back exactly."""

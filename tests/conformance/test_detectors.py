@@ -70,7 +70,7 @@ WINDOWS: dict[str, Columns] = {
 @pytest.mark.parametrize("reference", [name for name in WINDOWS if name != "columns gone"])
 def test_finite_for_every_input(factory: Factory, reference: str) -> None:
     detector = factory()
-    profile = detector.profile(WINDOWS[reference], block_rows=10)
+    profile = detector.profile(WINDOWS[reference])
     for name, window in WINDOWS.items():
         drift = judge(detector, profile, window)
         assert 0 <= drift.p_value <= 1, name
@@ -115,7 +115,7 @@ def test_merged_panes_are_the_whole_window(factory: Factory) -> None:
 def test_restored_from_json_it_says_the_same(factory: Factory) -> None:
     rng = np.random.default_rng(0)
     detector = factory()
-    profile = detector.profile(table(rng, 2000), block_rows=200)
+    profile = detector.profile(table(rng, 2000))
     restored = Profile.from_json(json.loads(json.dumps(profile.to_json())))
     for shift in (0.0, 0.4):
         window = dict(table(rng, 500)) | {"normal": rng.normal(shift, size=500)}
@@ -211,7 +211,7 @@ def test_memory_does_not_grow_with_the_stream(factory: Factory) -> None:
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert after - before < 50_000
+    assert after - before < 200_000  # caches of nulls fill up; the rows would be 1,600,000
 
 
 @every_detector

@@ -1,15 +1,17 @@
 """The null: right on average over references, for small samples, many bins and dependent rows."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import signal
 
-from detectors.bins import CategoricalBins, NumericBins
-from detectors.calibration import Evidence, Null, null_of
+from detectors.bins import NumericBins
+from detectors.calibration import FINE_DRAWS, Evidence, Null, null_of
 from detectors.columns import Categorical
 from detectors.detector import KLDetector
-from detectors.dispersion import Dispersion, dispersion_of
-from detectors.kl import bias
+from detectors.dispersion import Dispersion
+from detectors.kl import bias, kl
 
 EVEN = Evidence((500,) * 16, (1 / 16,) * 16)
 
@@ -21,7 +23,7 @@ def ar1(rng: np.random.Generator, rows: int, rho: float) -> np.ndarray:
 
 
 def test_large_samples_give_bias_and_chi_square() -> None:
-    null = null_of(EVEN, 8000, 2000)
+    null = null_of(EVEN, 2000)
     assert np.isclose(null.mean, bias(16, 2000, 8000), rtol=0.02)
     assert np.isclose(null.deviation / null.mean, np.sqrt(2 / 15), rtol=0.04)
     chi2_quantiles = {0.05: 24.996, 0.01: 30.578, 0.001: 37.697}  # 15 degrees of freedom
@@ -30,44 +32,21 @@ def test_large_samples_give_bias_and_chi_square() -> None:
 
 
 def test_equal_evidence_in_any_order_is_one_simulation() -> None:
-    feature = CategoricalBins("x", ("a", "b"), other=False)
-    assert Evidence.of(feature, np.array([10, 30, 0, 0])) == Evidence.of(feature, np.array([30, 10, 0, 0]))
+    ab, ba = np.array([10, 30, 0]), np.array([0, 30, 10])
+    assert Evidence.of(ab, np.array([1, 2, 3.0])) == Evidence.of(ba, np.array([3.0, 2, 1]))
 
 
 def test_window_sizes_between_the_simulated_ones_are_smooth() -> None:
-    means = np.array([null_of(EVEN, 8000, rows).mean * rows for rows in range(900, 1100, 7)])
+    means = np.array([null_of(EVEN, rows).mean * rows for rows in range(900, 1100, 7)])
     assert np.abs(np.diff(means) / means[:-1]).max() < 0.03
 
 
 def test_p_values_fall_from_one_towards_zero() -> None:
-    null = null_of(EVEN, 8000, 500)
+    null = null_of(EVEN, 500)
     p_values = [null.p_value(nats) for nats in np.linspace(0, 10, 200)]
     assert p_values[0] == pytest.approx(1.0, abs=1e-3)
     assert p_values[-1] < 1e-100
     assert (np.diff(p_values) <= 0).all()
-
-
-def test_exchangeable_rows_have_dispersion_one() -> None:
-    rng = np.random.default_rng(0)
-    estimates = []
-    for _ in range(200):
-        labels = rng.permutation(np.repeat(np.arange(8), 250)).reshape(20, 100)
-        blocks = np.stack([np.bincount(block, minlength=8) for block in labels])
-        expected = blocks.mean(axis=0)
-        estimates.append(((blocks - expected) ** 2 / expected).sum() / (19 * 7) * 1999 / 2000)
-        assert dispersion_of(blocks).mean == pytest.approx(max(estimates[-1], 1.0))
-    assert np.isclose(np.mean(estimates), 1.0, atol=0.03)
-
-
-def test_design_effects_of_a_markov_chain() -> None:
-    # A two-state chain with lag-one correlation r has design effect (1 + r) / (1 - r) in the limit.
-    rng = np.random.default_rng(0)
-    r, rows = 0.6, 200_000
-    flips = rng.random(rows) < (1 - r) / 2
-    state = np.cumsum(flips) % 2
-    blocks = np.stack([np.bincount(block, minlength=2) for block in state.reshape(400, -1)])
-    assert dispersion_of(blocks).mean == pytest.approx((1 + r) / (1 - r), rel=0.15)
-    assert dispersion_of(blocks).unevenness == 1.0
 
 
 def test_dispersed_null_has_the_moments_of_the_weighted_chi_square() -> None:
@@ -76,7 +55,7 @@ def test_dispersed_null_has_the_moments_of_the_weighted_chi_square() -> None:
     effects = np.array([9.0] + [1.0] * 14)
     unevenness = float((effects**2).mean() / effects.mean() ** 2)
     chi2 = Null(15.0, np.sqrt(30.0), np.sqrt(8 / 15))
-    null = chi2.dispersed(Dispersion(float(effects.mean()), unevenness), 15, 10**9)
+    null = chi2.dispersed(Dispersion(float(effects.mean()), unevenness, memory=2, rows=2 * 10**9), 15)
     draws = rng.chisquare(1, size=(200_000, 15)) @ effects
     assert null.mean == pytest.approx(draws.mean(), rel=0.01)
     assert null.deviation == pytest.approx(draws.std(), rel=0.02)
@@ -84,16 +63,54 @@ def test_dispersed_null_has_the_moments_of_the_weighted_chi_square() -> None:
     assert null.p_value(float(np.quantile(draws, 0.999))) == pytest.approx(0.001, rel=0.3)
 
 
-@pytest.mark.parametrize("block_rows", [200, 500])
-def test_autocorrelated_stream_alarms_at_most_twice_as_often_as_asked(block_rows: int) -> None:
+def test_autocorrelated_stream_alarms_at_most_twice_as_often_as_asked() -> None:
     rng = np.random.default_rng(3)
     detector = KLDetector(false_alarm_windows=100)
     alarms = []
     for _ in range(100):
-        profile = detector.profile({"x": ar1(rng, 15_000, 0.9)}, block_rows=block_rows)
+        profile = detector.profile({"x": ar1(rng, 15_000, 0.9)})
         windows = (ar1(rng, 500, 0.9) for _ in range(20))
         alarms += [detector.compare(profile, profile.count({"x": window})).alarm for window in windows]
     assert np.mean(alarms) < 0.02
+
+
+def test_critical_nats_have_the_p_value() -> None:
+    for doubt in (math.inf, 30.0):
+        null = Null(
+            np.array([0.02, 0.3]), np.array([0.01, 0.1]), np.array([0.7, 0.2]), np.array([doubt, doubt])
+        )
+        assert null.p_value(null.critical(1e-4)) == pytest.approx([1e-4, 1e-4], rel=1e-6)
+
+
+def test_a_finer_null_is_the_same_distribution() -> None:
+    coarse, fine = null_of(EVEN, 500), null_of(EVEN, 500, draws=FINE_DRAWS)
+    assert coarse.mean == pytest.approx(fine.mean, rel=0.01)
+    assert coarse.critical(1e-3) == pytest.approx(fine.critical(1e-3), rel=0.03)
+
+
+@pytest.mark.parametrize("rows", [1000, 20_000])
+def test_drift_within_the_tolerance_alarms_at_most_as_often_as_asked_and_beyond_it_more_often(
+    rows: int,
+) -> None:
+    rng = np.random.default_rng(6)
+    alpha = 0.02
+    direction = np.array([1, -1] * 4) / 8
+    tolerance = 0.02
+    null = null_of(Evidence((2500,) * 8, (0.0,) * 8), rows)
+    null = null.tolerant(tolerance, 1 / rows + 1 / 20_000)
+
+    def alarms(truth: float) -> float:
+        masses = (
+            1 / 8 + math.sqrt(2 * truth) * direction
+        )  # KL of half the squared relative change, to second order
+        references = rng.multinomial(20_000, np.full(8, 1 / 8), size=3000)
+        windows = rng.multinomial(rows, masses, size=3000)
+        return float((null.p_value(kl(windows, references)) <= alpha).mean())
+
+    assert alarms(tolerance) <= 1.3 * alpha
+    assert alarms(tolerance) >= alpha / 3
+    assert alarms(tolerance / 2) <= alpha / 2
+    assert alarms(3 * tolerance) > 10 * alpha
 
 
 def test_rare_categories_do_not_break_the_budget() -> None:

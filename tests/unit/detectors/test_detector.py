@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from detectors.detector import KLDetector, sidak
+from detectors.columns import Categorical, Columns
+from detectors.detector import KLDetector
 
 
 def test_verdict_names_the_feature_and_the_bins_that_moved() -> None:
@@ -54,12 +55,74 @@ def test_excess_is_near_the_true_divergence_and_near_zero_without_one() -> None:
     assert same < 0.012
 
 
-def test_sidak() -> None:
-    assert sidak([]) == 1.0
-    assert sidak([1.0, 1.0]) == 1.0
-    assert sidak([0.2]) == pytest.approx(0.2)
-    assert sidak([0.1, 0.5]) == pytest.approx(1 - 0.9**2)
-    assert sidak([1e-20, 1.0]) == pytest.approx(2e-20)
+def test_a_scan_says_of_each_window_what_compare_says() -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(rows: int) -> Columns:
+        return {
+            "x": rng.normal(size=rows) + np.where(np.arange(rows) < 6000, 0.0, 0.4),
+            "c": Categorical(rng.integers(3, size=rows, dtype=np.int32), ("a", "b", "c")),
+        }
+
+    reference, stream = draw(5000), draw(12_300)
+    detector = KLDetector(false_alarm_windows=100)
+    profile = detector.profile(reference)
+    scan = detector.scan(profile, stream, 500)
+    assert scan.counts_WK.shape == (24, profile.size)
+    for window in range(24):
+        drift = detector.compare(profile, scan.counts_WK[window])
+        assert scan.alarm_W[window] == drift.alarm
+        # A null that another window of the block made finer differs by the noise of its simulation.
+        assert scan.p_value_W[window] == pytest.approx(drift.p_value, rel=0.3)
+    sliding = detector.scan(profile, stream, 500, 100)
+    assert (sliding.counts_WK[::5] == scan.counts_WK).all()
+    assert sliding.counts_WK.shape[0] == 119
+    with pytest.raises(ValueError, match="divide"):
+        detector.scan(profile, stream, 500, 300)
+
+
+def test_a_fixed_threshold_tells_the_alarm_rate_that_it_implies() -> None:
+    rng = np.random.default_rng(0)
+    detector = KLDetector(nats=0.01)
+    profile = detector.profile({name: rng.normal(size=20_000) for name in "ab"})
+    stream = {name: rng.normal(size=2000 * 500) for name in "ab"}
+    scan = detector.scan(profile, stream, 500)
+    told = detector.compare(profile, scan.counts_WK[0]).false_alarm_rate
+    assert scan.alarm_W.mean() == pytest.approx(told, rel=0.25)
+
+
+def test_features_that_say_the_same_share_one_correction() -> None:
+    rng = np.random.default_rng(0)
+    detector = KLDetector()
+    x = rng.normal(size=10_000)
+    once, often = detector.profile({"x": x}), detector.profile({f"x{i}": x for i in range(20)})
+    shifted = rng.normal(0.25, size=500)
+    alone = detector.compare(once, once.count({"x": shifted})).p_value
+    together = detector.compare(often, often.count({f"x{i}": shifted for i in range(20)})).p_value
+    assert alone <= together < 2 * alone
+
+
+def test_seasons_are_compared_like_with_like() -> None:
+    rng = np.random.default_rng(0)
+
+    def rows(hour: np.ndarray, shift: float = 0.0) -> Columns:
+        day = Categorical(hour.astype(np.int32), tuple(f"{h:02}" for h in range(24)))
+        return {"x": 3 * np.sin(hour / 24 * 2 * np.pi) + rng.normal(shift, 1, hour.size), "hour": day}
+
+    plain, seasonal = KLDetector(), KLDetector(season="hour")
+    reference = rows(np.arange(24_000) // 10 % 24)
+    night = rows(np.arange(1000) % 6)
+    profile = seasonal.profile(reference)
+    assert plain.compare(plain.profile(reference), plain.profile(reference).count(night)).alarm
+    alarms = [
+        seasonal.compare(profile, profile.count(rows(start + np.arange(1000) % 6))).alarm
+        for start in range(18)
+    ]
+    assert not any(alarms)
+    moved = seasonal.compare(profile, profile.count(rows(np.arange(1000) % 6, shift=0.5)))
+    assert moved.alarm
+    scan = seasonal.scan(profile, night, 500)
+    assert not scan.alarm_W.any()
 
 
 def test_counts_of_no_window_are_refused() -> None:
@@ -71,7 +134,9 @@ def test_counts_of_no_window_are_refused() -> None:
         detector.compare(profile, uneven)
 
 
-@pytest.mark.parametrize("options", [{"false_alarm_windows": 1}, {"nats": 0.0}, {"bins": 1}, {"top": 0}])
+@pytest.mark.parametrize(
+    "options", [{"false_alarm_windows": 1}, {"nats": 0.0}, {"bins": 1}, {"top": 0}, {"tolerance": -1.0}]
+)
 def test_options_are_checked_at_construction(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"must|need"):
         KLDetector(**options)  # type: ignore[arg-type]  # the faults are the point

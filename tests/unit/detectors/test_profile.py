@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,9 +89,9 @@ def mixed(rng: np.random.Generator, rows: int) -> Columns:
 
 def test_merge_of_partitions_is_the_whole() -> None:
     columns = mixed(np.random.default_rng(1), 900)
-    whole = build_profile(columns, block_rows=100)
+    whole = build_profile(columns)
     parts = [
-        Profile(whole.features, whole.count(take(columns, part)), 300, whole.dispersion, whole.blocks)
+        replace(whole, counts=whole.count(take(columns, part)), rows=300)
         for part in (slice(0, 300), slice(300, 600), slice(600, 900))
     ]
     merged = parts[0].merge(parts[1]).merge(parts[2])
@@ -101,7 +102,7 @@ def test_merge_of_partitions_is_the_whole() -> None:
 
 
 def test_json_round_trips_exactly_and_refuses_another_format() -> None:
-    profile = build_profile(mixed(np.random.default_rng(1), 777), block_rows=70)
+    profile = build_profile(mixed(np.random.default_rng(1), 777))
     document = json.loads(json.dumps(profile.to_json()))
     restored = Profile.from_json(document)
     assert restored.to_json() == profile.to_json()
@@ -128,3 +129,42 @@ def test_views_add_up_to_the_flat_counts() -> None:
     assert np.concatenate(views).tolist() == profile.counts.tolist()
     with pytest.raises(ValueError, match="expected"):
         profile.split(profile.counts[:-1])
+
+
+@pytest.mark.parametrize("window_rows", [1, 7, 250])
+def test_windows_counted_at_once_are_the_windows_counted_one_by_one(window_rows: int) -> None:
+    row = np.arange(1000)
+    values = np.where(row % 17 == 0, np.inf, np.random.default_rng(2).normal(size=1000))
+    columns = {**mixed(np.random.default_rng(1), 1000), "v": np.where(row % 13 == 0, 0.25, values)}
+    profile = build_profile({**columns, "absent": np.arange(1000.0)}, bins=200)
+    counts = profile.count_windows(columns, window_rows)
+    one_by_one = [
+        profile.count(take(columns, slice(start, start + window_rows)))
+        for start in range(0, 1000 - window_rows + 1, window_rows)
+    ]
+    assert (counts == one_by_one).all()
+    with pytest.raises(ValueError, match="window_rows"):
+        profile.count_windows(columns, 0)
+
+
+def hours(values: np.ndarray) -> Categorical:
+    return Categorical.of([str(value) for value in values])
+
+
+def test_a_window_is_expected_to_look_like_its_seasons() -> None:
+    hour = np.arange(2400) % 24
+    profile = build_profile({"x": np.where(hour < 12, 1.0, 0.0), "hour": hours(hour)}, bins=2, season="hour")
+    assert [feature.name for feature in profile.features] == ["x"]
+    night = profile.count({"x": np.ones(30), "hour": hours(np.arange(30) % 12)})
+    reference, worth = profile.expected(night)
+    assert reference / worth == pytest.approx(profile.split(night)[0] / 30)
+    assert worth == pytest.approx(1 / np.sum((np.bincount(np.arange(30) % 12) / 30) ** 2 / 100))
+    whole, rows = profile.expected(profile.count({"x": np.ones(5), "hour": hours(np.full(5, 99))}))
+    assert whole / rows == pytest.approx(profile.counts / 2400)
+    assert Profile.from_json(json.loads(json.dumps(profile.to_json()))).to_json() == profile.to_json()
+    assert profile.merge(profile).expected(night)[1] == pytest.approx(2 * worth)
+
+
+def test_the_season_must_be_a_categorical_column() -> None:
+    with pytest.raises(ValueError, match="'hour' is no categorical column"):
+        build_profile({"hour": np.zeros(10)}, season="hour")

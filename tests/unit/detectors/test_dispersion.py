@@ -1,0 +1,62 @@
+"""Dispersion: one for independent rows, the known design effect for chains, and what a short reference cannot tell."""
+
+import numpy as np
+import pytest
+from scipy import signal
+
+from detectors.dispersion import SOUND_BLOCKS, Dispersion, dispersion_of
+
+
+def chain(rng: np.random.Generator, rows: int, r: float) -> np.ndarray:
+    """Two states that change with probability (1 - r) / 2: lag-one correlation r, design effect (1 + r) / (1 - r)."""
+    return np.asarray(np.cumsum(rng.random(rows) < (1 - r) / 2) % 2)
+
+
+def test_independent_rows_have_dispersion_one_exactly_but_for_one_reference_in_twenty() -> None:
+    rng = np.random.default_rng(0)
+    estimates = [dispersion_of(rng.integers(16, size=4000), 16) for _ in range(200)]
+    assert np.mean([estimate.mean == 1 for estimate in estimates]) > 0.95
+    assert np.mean([estimate.mean for estimate in estimates]) < 1.01
+    assert all(estimate.rows == 4000 for estimate in estimates)
+
+
+@pytest.mark.parametrize(("r", "rows"), [(0.2, 4000), (0.6, 4000), (0.6, 100_000), (0.9, 100_000)])
+def test_design_effect_of_a_markov_chain(r: float, rows: int) -> None:
+    rng = np.random.default_rng(1)
+    estimates = [dispersion_of(chain(rng, rows, r), 2) for _ in range(30)]
+    assert np.mean([estimate.mean for estimate in estimates]) == pytest.approx((1 + r) / (1 - r), rel=0.1)
+    assert all(estimate.unevenness == 1 for estimate in estimates)
+
+
+def test_the_order_of_a_shuffled_reference_says_nothing() -> None:
+    rng = np.random.default_rng(2)
+    bins = rng.permutation(chain(rng, 20_000, 0.9))
+    assert dispersion_of(bins, 2) == Dispersion(rows=20_000)
+
+
+def test_a_reference_that_is_short_for_its_memory_names_the_rows_it_needs() -> None:
+    rng = np.random.default_rng(3)
+    noise = rng.normal(size=1100) * np.sqrt(1 - 0.97**2)
+    level = np.asarray(signal.lfilter([1.0], [1.0, -0.97], noise))[100:]
+    effects = dispersion_of(np.searchsorted([-1.0, 0.0, 1.0], level), 4)
+    assert effects.blocks < SOUND_BLOCKS
+    assert effects.rows_needed == SOUND_BLOCKS * effects.memory > 1000
+
+
+def test_a_season_is_no_dependence() -> None:
+    rng = np.random.default_rng(4)
+    hour = np.arange(10_000) // 50 % 24
+    bins = np.clip(hour // 6 + (rng.random(10_000) < 0.2), 0, 4)
+    assert dispersion_of(bins, 5).mean > 5
+    assert dispersion_of(bins, 5, hour).mean < 1.2
+
+
+def test_estimates_of_two_references_are_averaged_by_rows() -> None:
+    merged = Dispersion(1.0, 1.0, 1, 1000).merge(Dispersion(4.0, 3.0, 16, 3000))
+    assert merged == Dispersion(3.25, 2.5, 16, 4000)
+
+
+@pytest.mark.parametrize("bins", [[], [0], [0] * 100, [0, 1] * 50])
+def test_degenerate_references_have_a_finite_dispersion(bins: list[int]) -> None:
+    effects = dispersion_of(np.array(bins, dtype=np.intp), 3)
+    assert np.isfinite([effects.mean, effects.unevenness]).all()
