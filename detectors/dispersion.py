@@ -28,6 +28,8 @@ MOMENT_ROWS = (
     32  # rows per block, at least, from which the spread is taken: counts of shorter ones are too discrete
 )
 
+Floats = NDArray[np.floating]
+
 
 @dataclass(frozen=True)
 class Dispersion:
@@ -82,15 +84,15 @@ def dispersion_of(
     degrees = int(occupied_K.sum()) - 1
     if degrees < 1 or rows < 2 * LEAST_BLOCKS:
         return Dispersion(rows=rows)
-    one_hot_NK = np.zeros((rows, size))
+    one_hot_NK = np.zeros((rows, size), dtype=np.float32)  # exact enough for one row, and half the time
     one_hot_NK[held_N, bin_N[held_N]] = 1
     one_hot_NK = one_hot_NK[:, occupied_K]
     residual_BK = one_hot_NK - held_N[:, None] * _expected(one_hot_NK, season_N)
-    residual_BK /= np.sqrt(one_hot_NK.mean(axis=0))
+    residual_BK /= np.sqrt(counts_K[occupied_K] / rows).astype(np.float32)
     return effects_of(residual_BK, degrees)
 
 
-def effects_of(residual_BK: NDArray[np.float64], degrees: int) -> Dispersion:
+def effects_of(residual_BK: Floats, degrees: int) -> Dispersion:
     """Estimate design effects from the deviations of single rows in stream order.
 
     Parameters
@@ -105,10 +107,10 @@ def effects_of(residual_BK: NDArray[np.float64], degrees: int) -> Dispersion:
     uneven, spread, hint = 1.0, 1.0, math.inf
     while len(residual_BK) >= 2 * LEAST_BLOCKS:
         blocks = len(residual_BK)
-        squares = float(np.einsum("bk,bk->", residual_BK, residual_BK))
+        squares = _dot(residual_BK, residual_BK)
         if squares <= 0:
             break
-        products = float(np.einsum("bk,bk->", residual_BK[1:], residual_BK[:-1]))
+        products = _dot(residual_BK[1:], residual_BK[:-1])
         carry = products / squares + 1 / blocks  # deviations from their own mean correlate by -1/B
         if block >= MOMENT_ROWS:
             spread = _unevenness(residual_BK, degrees)
@@ -121,30 +123,34 @@ def effects_of(residual_BK: NDArray[np.float64], degrees: int) -> Dispersion:
         if block >= MOMENT_ROWS and block <= max(memory, MOMENT_ROWS):
             uneven = spread
         even = blocks // 2 * 2
-        residual_BK = residual_BK[:even:2] + residual_BK[1:even:2]
+        residual_BK = np.add(residual_BK[:even:2], residual_BK[1:even:2], dtype=np.float64)
         block *= 2
     if memory == 1:
         return Dispersion(rows=rows)
     return Dispersion(max(mean, 1.0), uneven, memory, rows)
 
 
-def _expected(one_hot_NK: NDArray[np.float64], season_N: NDArray[np.intp] | None) -> NDArray[np.float64]:
+def _dot(left_BK: Floats, right_BK: Floats) -> float:
+    return float(np.einsum("bk,bk->b", left_BK, right_BK).sum(dtype=np.float64))
+
+
+def _expected(one_hot_NK: Floats, season_N: NDArray[np.intp] | None) -> Floats:
     """Share of each bin among rows that hold something, in all or of each row's season: shape (1 or N, K)."""
     if season_N is None:
         counts_K = one_hot_NK.sum(axis=0, keepdims=True)
-        shares_K: NDArray[np.float64] = counts_K / counts_K.sum()
+        shares_K: Floats = counts_K / counts_K.sum()
         return shares_K
     counts_SK = np.zeros((int(season_N.max()) + 1, one_hot_NK.shape[1]))
     np.add.at(counts_SK, season_N, one_hot_NK)
-    shares_SK: NDArray[np.float64] = counts_SK / np.maximum(counts_SK.sum(axis=1, keepdims=True), 1.0)
+    shares_SK: Floats = counts_SK / np.maximum(counts_SK.sum(axis=1, keepdims=True), 1.0)
     return shares_SK[season_N]
 
 
-def _unevenness(residual_BK: NDArray[np.float64], degrees: int) -> float:
+def _unevenness(residual_BK: Floats, degrees: int) -> float:
     """Spread of the design effects from the covariance of block deviations: K tr(V^2) / tr(V)^2."""
     free = len(residual_BK) - 1
     square = residual_BK @ residual_BK.T if free < degrees else residual_BK.T @ residual_BK
-    trace = float(np.einsum("bk,bk->", residual_BK, residual_BK)) / free
+    trace = _dot(residual_BK, residual_BK) / free
     trace_of_square = float((square**2).sum()) / free**2
     # The plug-in trace of a squared covariance is biased upwards by tr^2 / free (Srivastava 2005).
     squares = free**2 / ((free + 2) * (free - 1)) * (trace_of_square - trace**2 / free)
