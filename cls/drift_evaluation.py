@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cls.cells import Mask, categories, numbers
-from cls.config import StreamConfig
+from cls.config import DetectConfig, StreamConfig
 from cls.config_faults import nearest
 from cls.detect import kl_detector
 from cls.errors import BadData, NotFound
@@ -25,11 +25,19 @@ from cls.infer_read import read_sample
 from detectors.columns import Column, Columns, rows_of, take
 from detectors.evaluation import Evaluation, KnownChange, Monitor, blocks_of, judge, spans_of
 from detectors.monitors import MonitorMaker
+from detectors.sequential import SequentialDetector
 
 GROUP = "cls.monitors"
 USUAL = ("kl", "sequential", "adwin", "page-hinkley", "always", "never")  # those of them that are registered
 REFERENCE_SHARE = 5  # without a word, a fifth of the rows
 SHOWN_ALARMS = 1000  # rows of alarms that a result lists, the first ones
+
+
+def _sequential(settings: DetectConfig) -> SequentialDetector:
+    return SequentialDetector(run_length=settings.false_alarm_windows * settings.window_rows)
+
+
+OURS: Mapping[str, Callable[[DetectConfig], Any]] = {"kl": kl_detector, "sequential": _sequential}
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,7 @@ def parse_changes(text: str | None) -> tuple[KnownChange, ...] | None:
 def makers(names: Sequence[str], stream: StreamConfig | None) -> dict[str, MonitorMaker]:
     """Return detectors by name; without names, the usual ones.
 
-    The detector of the windows, `kl`, is set as the stream says.
+    Ours are set as the stream says: `sequential` to the budget that the windows have.
 
     Raises
     ------

@@ -10,8 +10,13 @@ from typing import Protocol
 from detectors.columns import Columns, rows_of, take
 from detectors.detector import Detector, KLDetector
 from detectors.evaluation import Monitor
+from detectors.profile import build_profile
+from detectors.sequential import SequentialDetector, SequentialRunner, assign
 
 WINDOW_ROWS = 1000
+BUDGET_WINDOWS = (
+    1000  # rows of so many windows, on average, between false alarms of detectors that read row by row
+)
 
 
 class MonitorMaker(Protocol):
@@ -70,4 +75,28 @@ class Tumbling:
                     alarms.append(stop - 1)
                 self._counts, self._filled = self._profile.count({}), 0
             start = stop
+        return alarms
+
+
+class Sequential:
+    """The e-detector, which may alarm after every row; its false-alarm budget is that of as many rows in windows."""
+
+    def __init__(
+        self,
+        reference: Columns,
+        *,
+        window_rows: int = WINDOW_ROWS,
+        detector: SequentialDetector | None = None,
+    ) -> None:
+        self._profile = build_profile(reference)
+        self._runner = SequentialRunner(
+            detector or SequentialDetector(run_length=BUDGET_WINDOWS * window_rows), self._profile
+        )
+        self._rows = 0
+
+    def update(self, columns: Columns) -> Sequence[int]:
+        """Take rows; see `Monitor`."""
+        changes = self._runner.update(assign(self._profile, columns))
+        alarms = [change.row - self._rows for change in changes]
+        self._rows += rows_of(columns)
         return alarms

@@ -7,7 +7,7 @@ missing is not shown to them: one NaN would blind ADWIN for ever. The reference'
 first, since a detector that has seen nothing finds nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from detectors.columns import Categorical, Column, Columns, rows_of, take
 
 if TYPE_CHECKING:
     from river.base import BinaryDriftDetector, DriftDetector
+
+Scale = Callable[[Column], NDArray[np.float64]]
 
 WARM_UP = 1000  # last rows of the reference that are shown first
 
@@ -44,18 +46,14 @@ class RiverMonitor:
         warm_up: int = WARM_UP,
     ) -> None:
         self._fresh: Callable[[], Any] = fresh  # river's two bases differ in what `update` is said to take
-        self._scales = {name: _scale_of(column, ranks=ranks) for name, column in reference.items()}
+        self._scales = scales_of(reference, ranks=ranks)
         self._detectors = [fresh() for _ in self._scales]
         rows = rows_of(reference)
         self.update(take(reference, slice(max(rows - warm_up, 0), rows)))
 
     def update(self, columns: Columns) -> Sequence[int]:
         """Take rows; see `Monitor`. A feature that is not among the columns is missing."""
-        rows = rows_of(columns)
-        values_NF = np.full((rows, len(self._scales)), np.nan)
-        for f, (name, scale) in enumerate(self._scales.items()):
-            if name in columns:
-                values_NF[:, f] = scale(columns[name])
+        values_NF = scaled(self._scales, columns)
         alarms = []
         for row, (values, present) in enumerate(
             zip(values_NF.tolist(), np.isfinite(values_NF).tolist(), strict=True)
@@ -125,8 +123,21 @@ def hddm_w(reference: Columns, /, *, window_rows: int = 0, confidence: float = 0
     )
 
 
-def _scale_of(column: Column, *, ranks: bool) -> Callable[[Column], NDArray[np.float64]]:
-    """Return what makes comparable numbers of a column's values; missing stays NaN."""
+def scales_of(reference: Columns, *, ranks: bool = False) -> dict[str, Scale]:
+    """Return what makes comparable numbers of each feature's values; missing is NaN."""
+    return {name: _scale_of(column, ranks=ranks) for name, column in reference.items()}
+
+
+def scaled(scales: Mapping[str, Scale], columns: Columns) -> NDArray[np.float64]:
+    """Return the numbers of some rows, shape (N, F); of a feature that is not there NaN."""
+    values_NF = np.full((rows_of(columns), len(scales)), np.nan)
+    for f, (name, scale) in enumerate(scales.items()):
+        if name in columns:
+            values_NF[:, f] = scale(columns[name])
+    return values_NF
+
+
+def _scale_of(column: Column, *, ranks: bool) -> Scale:
     if isinstance(column, Categorical):
         present = column.codes[column.codes >= 0]
         shares = np.bincount(present, minlength=len(column.vocabulary)) / max(present.size, 1)
