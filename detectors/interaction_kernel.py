@@ -44,8 +44,9 @@ def _clear(w: NDArray[np.float64], r: NDArray[np.float64], size_i: int, size_j: 
 
 
 @numba.njit(cache=True, nogil=True)
-def _rake(counts: NDArray[np.float64], fitted: NDArray[np.float64], size_i: int, size_j: int) -> None:
-    """Scale rows, then columns, to the sums of the counts."""
+def _rake(counts: NDArray[np.float64], fitted: NDArray[np.float64], size_i: int, size_j: int) -> float:
+    """Scale rows, then columns, to the sums of the counts; return the largest relative change."""
+    change = 0.0
     for i in range(size_i):
         a = b = 0.0
         for j in range(size_j):
@@ -53,6 +54,7 @@ def _rake(counts: NDArray[np.float64], fitted: NDArray[np.float64], size_i: int,
             b += fitted[i, j]
         if b > 0:
             a /= b
+            change = max(change, abs(a - 1))
             for j in range(size_j):
                 fitted[i, j] *= a
     for j in range(size_j):
@@ -62,8 +64,10 @@ def _rake(counts: NDArray[np.float64], fitted: NDArray[np.float64], size_i: int,
             b += fitted[i, j]
         if b > 0:
             a /= b
+            change = max(change, abs(a - 1))
             for i in range(size_i):
                 fitted[i, j] *= a
+    return change
 
 
 @numba.njit(cache=True, nogil=True)
@@ -86,9 +90,7 @@ def fit(
         if not degrees[p]:
             continue
         for _ in range(ROUNDS):
-            _rake(w, fitted_w, size_i, size_j)
-            _rake(r, fitted_r, size_i, size_j)
-            change = 0.0
+            change = max(_rake(w, fitted_w, size_i, size_j), _rake(r, fitted_r, size_i, size_j))
             for i in range(size_i):
                 for j in range(size_j):
                     fitted = fitted_w[i, j] + fitted_r[i, j]

@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.bins import MISSING, RARE, CategoricalBins
+from detectors.calibration import Evidence, null_of
 from detectors.columns import Categorical, Column, Columns, rows_of
+from detectors.kl import kl
 
 CATEGORIES = 64  # of a categorical feature that splits can tell apart
 SHOWN = 3  # categories that a label spells out
@@ -251,6 +253,30 @@ def count_trees(trees: Sequence[TreeBins], columns: Columns, window_rows: int) -
         counts_WC,
     )
     return counts_WC
+
+
+def judge_tree(
+    tree: TreeBins, reference_C: NDArray[np.int64], window_C: NDArray[np.int64]
+) -> tuple[float, float, float]:
+    """Compare a window with the reference by the rows that miss nothing; gaps are their own features' business.
+
+    Parameters
+    ----------
+    tree
+        Whose cells were counted.
+    reference_C, window_C
+        Rows per cell.
+
+    Returns
+    -------
+    KL(window || reference) in nats, what exceeds its mean when nothing has moved, and the p-value of independent rows.
+    """
+    reference, window = reference_C[: tree.leaves], window_C[: tree.leaves]
+    if tree.leaves < 2 or not reference.any() or not window.any():
+        return 0.0, 0.0, 1.0
+    nats = float(kl(window, reference))
+    null = null_of(Evidence.of(reference, np.full(tree.leaves, 1 / tree.leaves)), int(window.sum()))
+    return nats, max(nats - float(null.mean), 0.0), float(null.p_value(nats))
 
 
 def _ranked(column: Column) -> tuple[str, ...] | None:
