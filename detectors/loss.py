@@ -27,6 +27,7 @@ from scipy import special
 
 from detectors.additive import Design, Floats
 from detectors.columns import Columns, rows_of, take
+from detectors.dispersion import effects_of
 from detectors.profile import Profile
 
 FORMAT = 1  # version of the JSON document
@@ -112,7 +113,7 @@ class LossModel:
         rows = int(parts[0].sum()) if parts else 0
         if rows == 0:
             raise ValueError("a window without rows has no loss")
-        share_K = counts / rows
+        share_K = np.concatenate(parts) / rows
         moved_K = share_K - profile.counts / max(profile.rows, 1)
         mean = self.level + float(self.weights_K @ share_K)
         variance = _mean_square(self.level_R + self.draws_RK @ share_K)
@@ -188,10 +189,10 @@ def fit_losses(profile: Profile, columns: Columns, loss_N: NDArray[np.float64], 
     Parameters
     ----------
     profile
-        The reference whose bins are used. If it has blocks, rows are taken to be in stream order, and to be a
-        sample of its rows.
+        The reference whose bins are used.
     columns
-        Labelled rows that the model has not learned. A feature that is absent is missing in every row.
+        Labelled rows that the model has not learned, in stream order where they have one, taken to be an even sample of as many rows
+        as the reference has. A feature that is absent is missing in every row.
     loss_N
         Their losses; rows without a finite one are left out.
     seed
@@ -216,11 +217,13 @@ def fit_losses(profile: Profile, columns: Columns, loss_N: NDArray[np.float64], 
     outside_N = fit.residual_N / (1 - fit.leverage_N)  # of each row, had it been left out
     spread = design.fit(outside_N**2)
 
-    blocks = min(profile.blocks, rows // 2) if profile.blocks else rows
-    block_N = np.arange(rows) * blocks // rows
+    # Residuals of rows in stream order show their dependence, thinned out as far as the labelled rows are.
+    dependence = effects_of(outside_N[:, None], 1)
+    blocks = max(rows // dependence.memory, 2)
+    multiplier_NR = np.random.default_rng(seed).standard_normal((blocks, REPLICATES))
+    multiplier_NR = multiplier_NR[np.arange(rows) * blocks // rows]
     sampled = min(rows / max(profile.rows, 1), 1.0)
-    rng = np.random.default_rng(seed)
-    multiplier_NR = rng.standard_normal((blocks, REPLICATES))[block_N]
+    rng = np.random.default_rng(seed + 1)
     level_R, draws_RK = design.replicate(fit, outside_N[:, None] * multiplier_NR, rng)
     unseen_K = design.visits_K == 0
     draws_RK[:, unseen_K] = loss_N.std() * rng.standard_normal((REPLICATES, int(unseen_K.sum())))
@@ -235,7 +238,7 @@ def fit_losses(profile: Profile, columns: Columns, loss_N: NDArray[np.float64], 
         noise=spread.level,
         noise_K=spread.weights_K,
         noise_floor=NOISE_FLOOR * variance,
-        design_effect=_design_effect(outside_N, block_N, blocks, sampled) if profile.blocks else 1.0,
+        design_effect=1 + (dependence.mean - 1) / sampled,
         degrees=max(min(REPLICATES, blocks - 1), 1),
     )
 
@@ -244,20 +247,6 @@ def bins_digest(profile: Profile) -> str:
     """Return a short name of a profile's bins, whatever its counts."""
     text = json.dumps([feature.to_json() for feature in profile.features], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _design_effect(residual_N: Floats, block_N: NDArray[np.intp], blocks: int, sampled: float) -> float:
-    """Return how much more the mean of contiguous rows varies than that of independent ones.
-
-    The labelled rows are a share of the stream's: theirs show that share of the covariance between rows. What chance alone
-    makes of independent blocks (one standard error) is not counted.
-    """
-    sums_B = np.bincount(block_N, residual_N, blocks)
-    total = float(residual_N @ residual_N)
-    if total <= 0:
-        return 1.0
-    chance = math.sqrt(2 / blocks)
-    return 1 + max(float(sums_B @ sums_B) / total - 1 - chance, 0.0) / sampled
 
 
 def _mean_square(values: NDArray[np.floating]) -> float:
