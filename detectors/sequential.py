@@ -126,6 +126,17 @@ class SequentialDetector:
         if not 0 <= self.tolerance < math.inf:
             raise ValueError(f"tolerance must be at least 0 nats, not {self.tolerance}")
 
+    def unsupported(self, profile: Profile) -> str | None:
+        """Say what the reference lacks for the run length to hold; None if it lacks nothing.
+
+        Rows that depend on each other need a reference long enough to show how. For independent rows any is.
+        """
+        if profile.seasons is not None:
+            return "the reference has seasons, which a sequential detector takes for drift"
+        if profile.rows_needed:
+            return f"rows depend on each other: it takes {profile.rows_needed} reference rows, not {profile.rows}"
+        return None
+
     def start(self, profile: Profile) -> State:
         """Begin with nothing but the reference."""
         return State(0, memory_of(_bank(profile, self.tolerance)))

@@ -47,7 +47,7 @@ def watch(
     for row in range(first, bin_NF.shape[0]):
         joint[0] += 1
         now = joint[0]
-        mean = gain = risk = moved = slowed = 0.0
+        mean = gain = squares = risk = moved = slowed = 0.0
         for f in range(features):
             k, p = bin_NF[row, f], counts_FK[f, bin_NF[row, f]] / total_F[f]
             _bet_on_tilts(f, k, total_F, tilted_FJ, table_FKJ, least_FJ, floor_FJ, ratio_X, least_X)
@@ -55,6 +55,10 @@ def watch(
             _bet_on_memories(
                 f, k, p, tilts + spikes, total_F, recent_FGK, scale_FG, unlike_FG, tolerated, ratio_X, least_X
             )
+            if dependent:
+                for x in range(experts):
+                    ratio_X[x] **= exponent_FX[f, x]
+                    least_X[x] **= exponent_FX[f, x]
             held = won = lost = slow = after = 0.0
             for x in range(experts):
                 stake = weight_FX[f, x] * (wealth_FX[f, x] + 1)
@@ -62,9 +66,6 @@ def watch(
                 won += stake * (ratio_X[x] - 1)
                 lost += stake * (1 - least_X[x])
                 slow += stake / exponent_FX[f, x]
-            if dependent:
-                for x in range(experts):
-                    ratio_X[x] **= exponent_FX[f, x]
             for x in range(experts):
                 factor = ratio_X[x] * keep
                 wealth_FX[f, x] = (wealth_FX[f, x] + 1) * factor
@@ -74,13 +75,17 @@ def watch(
             # Each held fortune bets in proportion to the probability that the feature has moved.
             likely = odds * held / (slow / held + odds * held)
             gain += likely * won / held
+            squares += (likely * won / held) ** 2
             risk += likely * lost / held
             moved += likely
             slowed += likely * slow / held
             _learn(f, k, counts_FK, total_F, tilted_FJ, table_FKJ, recent_FGK, scale_FG, unlike_FG, rate_FG)
-        bet = max(1 + gain / max(risk, 1.0), 0.0)
+        size = 1 / max(risk, 1.0)
+        bet = max(1 + gain * size, 0.0)
         if dependent:
-            bet **= moved / slowed
+            # What features win together shows as often as rows repeat themselves, beyond what each one's exponent allows for.
+            together = max(gain**2 - squares, 0.0) * size**2
+            bet *= np.exp(-(slowed / moved - 1) / 2 * together)
         joint[1] = (joint[1] + 1) * bet * keep
         if (1 - share) * mean + share * joint[1] >= threshold:
             return row

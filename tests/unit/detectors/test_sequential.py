@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import special
+from scipy import signal, special
 
 from detectors.columns import Categorical, Column, take
 from detectors.experts import MIXED, Bank, Memory, bank_of, largest_mean, memory_of
@@ -100,7 +100,8 @@ def twin(bin_NF: NDArray[np.intp], bank: Bank, profile: Profile) -> tuple[NDArra
     recent_FGK = np.stack([urn_FK / urn_FK.sum(axis=1, keepdims=True)] * bank.rate_FG.shape[1], axis=1)
     wealth_FX, joint = np.zeros_like(bank.weight_FX), 0.0
     for bin_F in bin_NF:
-        gain = risk = moved = slowed = 0.0
+        risk = moved = slowed = 0.0
+        gains: list[float] = []
         for f, k in enumerate(bin_F):
             p_K = urn_FK[f] / urn_FK[f].sum()
             tilts_KJ = bank.table_FKJ[f] / np.maximum(p_K @ bank.table_FKJ[f], bank.floor_FJ[f])
@@ -114,18 +115,21 @@ def twin(bin_NF: NDArray[np.intp], bank: Bank, profile: Profile) -> tuple[NDArra
             ratio_X = np.concatenate((tilts_KJ[k], spikes_KP[k], ratio_KG[k]))
             least_G = MIXED / (1 + np.sqrt(bank.tolerated * variance_G))
             least_X = np.concatenate((tilts_KJ[inside].min(axis=0), 1 - bank.share_P, least_G))
+            ratio_X, least_X = ratio_X ** bank.exponent_FX[f], least_X ** bank.exponent_FX[f]
             stake_X = bank.weight_FX[f] * (wealth_FX[f] + 1)
             held = stake_X.sum()
             effect = stake_X @ (1 / bank.exponent_FX[f]) / held
             likely = odds * held / effect / (1 + odds * held / effect)
-            gain += likely * (stake_X @ ratio_X / held - 1)
+            gains.append(likely * (stake_X @ ratio_X / held - 1))
             risk += likely * (1 - stake_X @ least_X / held)
             moved, slowed = moved + likely, slowed + likely * effect
-            wealth_FX[f] = (wealth_FX[f] + 1) * ratio_X ** bank.exponent_FX[f] * keep
+            wealth_FX[f] = (wealth_FX[f] + 1) * ratio_X * keep
             urn_FK[f, k] += 1
             recent_FGK[f] *= 1 - bank.rate_FG[f, :, None]
             recent_FGK[f, :, k] += bank.rate_FG[f]
-        joint = (joint + 1) * (1 + gain / max(risk, 1)) ** (moved / slowed) * keep
+        gain_F = np.array(gains) / max(risk, 1)
+        together = max(gain_F.sum() ** 2 - (gain_F**2).sum(), 0)
+        joint = (joint + 1) * (1 + gain_F.sum()) * np.exp(-(slowed / moved - 1) / 2 * together) * keep
     return wealth_FX, joint
 
 
@@ -328,3 +332,35 @@ def test_options_states_and_bins_that_make_no_sense_are_refused() -> None:
         SequentialRunner(detector, one).update(np.full((1, 1), one.features[0].size))
     with pytest.raises(ValueError, match="format"):
         State.from_json({"format": 0})
+
+
+def autoregressive(rng: np.random.Generator, rows: int, correlation: float) -> NDArray[np.float64]:
+    noise = rng.normal(size=rows + 200) * np.sqrt(1 - correlation**2)
+    return np.asarray(signal.lfilter([1.0], [1.0, -correlation], noise))[200:]
+
+
+@pytest.mark.parametrize(("reference_rows", "correlation"), [(1000, 0.5), (10_000, 0.9)])
+def test_autocorrelated_streams_keep_at_least_half_of_the_run_length(
+    reference_rows: int, correlation: float
+) -> None:
+    rng = np.random.default_rng(15)
+    detector = SequentialDetector(run_length=1000)
+    alarms = rows = 0
+    for _ in range(12):
+        profile = build_profile({f"x{i}": autoregressive(rng, reference_rows, correlation) for i in range(5)})
+        stream: dict[str, Column] = {f"x{i}": autoregressive(rng, 5000, correlation) for i in range(5)}
+        alarms += len(detector.advance(profile, detector.start(profile), stream)[1])
+        rows += 5000
+    assert alarms <= 2 * rows / 1000
+
+
+def test_a_reference_shorter_than_its_memory_calls_for_is_reported() -> None:
+    rng = np.random.default_rng(16)
+    detector = SequentialDetector()
+    assert detector.unsupported(build_profile(normal(rng, 300))) is None
+    slow = build_profile({"x": autoregressive(rng, 1000, 0.98)})
+    assert str(slow.rows_needed) in str(detector.unsupported(slow))
+    hours = Categorical.of([str(row % 24) for row in range(1000)])
+    assert "seasons" in str(
+        detector.unsupported(build_profile(normal(rng, 1000) | {"hour": hours}, season="hour"))
+    )
