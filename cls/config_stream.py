@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -17,7 +18,7 @@ from cls.config_tables import (
     Table,
     hours,
 )
-from detectors.derivation import LONGEST, Derivation, Kind
+from detectors.derivation import LONGEST, Derivation, derivations_of
 
 
 class SourceConfig(Table):
@@ -67,13 +68,7 @@ class SchemaConfig(Table):
     @property
     def derivations(self) -> tuple[Derivation, ...]:
         """The typed columns, each with the plain ones that are derived from it at the border."""
-        kinds: tuple[tuple[Kind, Names], ...] = (
-            ("boolean", self.boolean),
-            ("timestamp", self.timestamp),
-            ("text", self.text),
-        )
-        plain = tuple(Derivation(kind, name) for kind, names in kinds for name in names)
-        return plain + tuple(Derivation("embedding", name, size) for name, size in self.embedding.items())
+        return derivations_of(self)
 
     @property
     def numeric_features(self) -> tuple[str, ...]:
@@ -124,6 +119,14 @@ class DetectConfig(Table):
         hours(72),
         description="time after the event at which a missing label counts as never coming (duration)",
     )
+    watch_outputs: bool = Field(
+        True, description="watch the champion's predictions, and labels, for drift like the inputs"
+    )
+
+    @property
+    def label_rows(self) -> int:
+        """Labels at which a window of `window_rows` counts as covered."""
+        return math.ceil(self.coverage * self.window_rows)
 
 
 class UpdateConfig(Table):

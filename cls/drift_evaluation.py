@@ -22,7 +22,9 @@ from cls.detect import kl_detector
 from cls.errors import BadData, NotFound
 from cls.infer import infer_schema
 from cls.infer_read import read_sample
+from cls.typed import derived
 from detectors.columns import Column, Columns, rows_of, take
+from detectors.derivation import derivations_of
 from detectors.evaluation import Evaluation, KnownChange, Monitor, blocks_of, judge, spans_of
 from detectors.monitors import MonitorMaker
 from detectors.sequential import SequentialDetector
@@ -122,10 +124,16 @@ def read_recorded(
     for name in schema.numeric:
         columns[name] = _numbers(table, name, tell)
     columns |= {name: categories(table, name) for name in schema.categorical}
-    there = {name: column for name, column in columns.items() if name in table.column_names}
-    if not there:
-        raise BadData(f"{path}: has none of the features{nearest('', list(columns))}")
-    rows = rows_of(there)
+    typed = derivations_of(schema)
+    columns |= derived(table, typed, partial(_told, tell))
+    there = set(table.column_names) | {
+        name for one in typed if one.name in table.column_names for name in one.names
+    }
+    known_names = list(columns)
+    columns = {name: column for name, column in columns.items() if name in there}
+    if not columns:
+        raise BadData(f"{path}: has none of the features{nearest('', known_names)}")
+    rows = rows_of(columns)
     if reference_rows is None:
         share = rows // REFERENCE_SHARE
         reference_rows = share if stream is None else min(share, stream.detect.reference_rows)
@@ -137,7 +145,7 @@ def read_recorded(
     for onset, end in _spans(known or (), rows):
         if onset < reference_rows:
             raise BadData(f"the change {onset}-{end} lies in the reference, the first {reference_rows} rows")
-    return Recorded(path, there, reference_rows, window_rows, known)
+    return Recorded(path, columns, reference_rows, window_rows, known)
 
 
 def parse_changes(text: str | None) -> tuple[KnownChange, ...] | None:
@@ -229,6 +237,11 @@ def _spans(changes: Iterable[KnownChange], rows: int) -> list[tuple[int, int]]:
         return spans_of(list(changes), rows)
     except ValueError as error:
         raise BadData(str(error)) from error
+
+
+def _told(tell: Callable[[str], None], mask: Mask, reason: str) -> None:
+    if mask.any():
+        tell(f"{int(mask.sum())} values count as missing: {reason}")
 
 
 def _numbers(table: pa.Table, name: str, tell: Callable[[str], None]) -> NDArray[np.float64]:

@@ -217,7 +217,12 @@ def _pick_target(columns: dict[str, Column], event_time: str, reasons: dict[str,
     if named:
         reasons[named[-1].name] = "target: by its name"
         return named[-1].name
-    able = [column for column in able if not (column.unique and _KEY.search(column.name))]
+    able = [
+        column
+        for column in able
+        if not (column.unique and _KEY.search(column.name))
+        and (column.kind != "string" or _string(column)[0] == "categorical")
+    ]
     if able:
         reasons[able[-1].name] = "target: the last column that could be one; make sure of it"
         return able[-1].name

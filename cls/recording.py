@@ -14,10 +14,11 @@ import pyarrow.json
 import pyarrow.parquet
 
 from cls.arrow import to_floats
-from cls.cells import LATEST_US, NO_TIME, Mask, times
+from cls.cells import LATEST_US, Mask, times
 from cls.config import StreamConfig
 from cls.errors import BadData
 from cls.times import EPOCH, from_us, to_us
+from detectors.derive import NO_TIME
 
 GRAIN = timedelta(minutes=15)  # how soon after an update takes effect the replay looks again
 

@@ -11,7 +11,7 @@ Apart from it so that a configuration is read without numpy.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 Kind = Literal["boolean", "timestamp", "text", "embedding"]
 
@@ -71,3 +71,27 @@ class Derivation:
 
     def _named(self, *parts: str) -> tuple[str, ...]:
         return tuple(f"{self.name}.{part}" for part in parts)
+
+
+class Typed(Protocol):
+    """A schema that names typed columns."""
+
+    @property
+    def boolean(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def timestamp(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def text(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def embedding(self) -> dict[str, int]: ...  # noqa: D102 - length by name
+
+
+def derivations_of(schema: Typed) -> tuple[Derivation, ...]:
+    """Return the typed columns of a schema."""
+    kinds: tuple[tuple[Kind, tuple[str, ...]], ...] = (
+        ("boolean", schema.boolean),
+        ("timestamp", schema.timestamp),
+        ("text", schema.text),
+    )
+    plain = tuple(Derivation(kind, name) for kind, names in kinds for name in names)
+    return plain + tuple(Derivation("embedding", name, length) for name, length in schema.embedding.items())

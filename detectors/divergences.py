@@ -181,9 +181,9 @@ def divergences(
     Parameters
     ----------
     profile
-        The reference.
+        The reference; with seasons, what it expects of a window that has this one's seasons.
     counts
-        The window, counted by `profile.count`.
+        The window, counted by `profile.count`, or the counts of another profile in the same bins.
     names
         Which divergences.
 
@@ -199,9 +199,10 @@ def divergences(
         If the counts do not fit the profile.
     """
     chosen = {name: DIVERGENCES[name] for name in names}
+    expected, _ = profile.expected(counts)
     found = []
     for bins, reference_K, current_K in zip(
-        profile.features, profile.split(profile.counts), profile.split(counts), strict=True
+        profile.features, profile.split(expected), profile.split(counts), strict=True
     ):
         ordered = isinstance(bins, NumericBins)
         parts = {

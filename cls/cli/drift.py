@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from cls.cli.drift_bars import bars
 from cls.cli.drift_evaluate import evaluate
+from cls.cli.drift_profile import profile
 from cls.cli.groups import ListingGroup
 from cls.cli.home import known_stream, state
-from cls.cli.output import AsJson, Limit, OneStream, console, print_json, print_pairs, print_table, rows_of
+from cls.cli.output import AsJson, Limit, OneStream, print_json, print_pairs, print_table, rows_of
 from cls.errors import NotFound
 
 VERDICT = (
@@ -19,7 +21,6 @@ VERDICT = (
 EPISODE = (
     "id", "stream", "state", "detector", "onset", "opened_at", "closed_at", "verdict_id", "assessment", "outcome",
 )  # fmt: skip
-BAR = 24  # characters of the longest bar
 
 
 drift = typer.Typer(
@@ -28,6 +29,7 @@ drift = typer.Typer(
     rich_markup_mode=None,
 )
 drift.command()(evaluate)
+drift.add_typer(profile, name="profile")
 
 
 def register(app: typer.Typer) -> None:
@@ -85,23 +87,7 @@ def show(
     print_table([f | {"share": f"{f['share']:.0%}"} for f in features], columns)
     for feature in features:
         if feature["share"] >= 0.05 and feature["top_bins"]:
-            _bars(feature)
-
-
-def _bars(feature: dict[str, Any]) -> None:
-    """Draw a feature's bins that moved most: the reference's share above the window's."""
-    from rich.table import Table
-    from rich.text import Text
-
-    largest = max(max(reference, current) for _, reference, current in feature["top_bins"]) or 1.0
-    table = Table.grid(padding=(0, 1))
-    for label, reference, current in feature["top_bins"]:
-        for name, value, style in (("reference", reference, "dim"), ("window", current, "bold")):
-            bar = "█" * max(round(BAR * value / largest), 1 if value else 0)
-            heading = Text(str(label)) if name == "reference" else Text("")
-            table.add_row(heading, Text(name, style="dim"), Text(bar, style=style), Text(f"{value:.1%}"))
-    console().print(Text(feature["name"], style="bold"))
-    console().print(table)
+            bars(feature["name"], feature["top_bins"])
 
 
 @drift.command()
