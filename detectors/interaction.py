@@ -19,10 +19,9 @@ deviance d(u) of a Poisson count to it, alternately with its margins (Williams 1
 many nearly empty cells it is smaller, but by how much such cells themselves tell badly; chi-square then errs quietly.
 """
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +35,9 @@ PRECISION = (
 )
 ROUNDS = 200  # at most: only tables with empty cells at the border of the model take more than twenty
 
-Fitter = Any  # (window_PIJ, reference_PIJ, fitted of each, degrees_P), all written in place
+ROOTS, STEPS = 8, 64  # the mean deviance is tabulated for roots of means up to 8, in steps of 1/64
+
+Step = Callable[..., None]  # one that writes into the arrays that it is given, compiled or not
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +83,9 @@ def interaction(window_PIJ: NDArray[np.int64], reference_PIJ: NDArray[np.int64])
     window_PIJ, reference_PIJ : int array, shape (P, I, J)
         Joint counts of the pairs; empty slabs are as good as absent.
     """
-    from detectors.interaction_kernel import fit  # numba takes a while to import
+    from detectors.interaction_kernel import deviances, fit  # numba takes a while to import
 
-    return _measure(window_PIJ, reference_PIJ, fit)
+    return _measure(window_PIJ, reference_PIJ, fit, deviances)
 
 
 def homogeneity(window_PIJ: NDArray[np.int64], reference_PIJ: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -119,43 +120,51 @@ def dispersion_of_pair(i_N: NDArray[np.integer], j_N: NDArray[np.integer], slabs
     return effects_of(deviation_KD[cell_N], degrees)
 
 
-def _measure(window_PIJ: NDArray[np.int64], reference_PIJ: NDArray[np.int64], fit: Fitter) -> Interaction:
+def _measure(
+    window_PIJ: NDArray[np.int64], reference_PIJ: NDArray[np.int64], fit: Step, deviances: Step
+) -> Interaction:
     w, r = window_PIJ.astype(np.float64), reference_PIJ.astype(np.float64)
-    fitted_w, fitted_r, degrees_P = np.empty_like(w), np.empty_like(r), np.zeros(len(w), dtype=np.int64)
+    fitted_w, fitted_r, degrees_P = np.zeros_like(w), np.zeros_like(r), np.zeros(len(w), dtype=np.int64)
     fit(w, r, fitted_w, fitted_r, degrees_P)
-    scale_P = _scale(window_PIJ, reference_PIJ)
-    # A cell at the border of the model may be fitted as 0 up to rounding; the generalised form stays non-negative.
+    deviance_P2 = np.zeros((len(w), 2))
+    deviances(w, r, fitted_w, fitted_r, _poisson_deviances(), deviance_P2)
+    deviance_P2 *= (_scale(window_PIJ, reference_PIJ) / 2)[:, None]
+    floor_P = degrees_P * _scale(window_PIJ, reference_PIJ) / 2
+    nats_P = np.where(degrees_P > 0, deviance_P2[:, 0], 0.0)
+    return Interaction(nats_P, np.maximum(deviance_P2[:, 1], floor_P), degrees_P, fitted_w)
+
+
+def deviances_numpy(
+    w: NDArray[np.float64],
+    r: NDArray[np.float64],
+    fitted_w: NDArray[np.float64],
+    fitted_r: NDArray[np.float64],
+    table: NDArray[np.float64],
+    deviance_P2: NDArray[np.float64],
+) -> None:
+    """Write twice the log-likelihood ratio of each pair and its mean by inclusion and exclusion over margins."""
+    # Cells at the border of the model are fitted as 0 up to rounding; the generalised form stays non-negative.
     parts = special.kl_div(w, fitted_w) + special.kl_div(r, fitted_r)
-    nats_P = np.where(np.isfinite(parts), parts, 0.0).sum(axis=(1, 2)) * scale_P
-    deviance_P = np.maximum(_mean_deviance(np.stack([fitted_w, fitted_r], axis=1)), degrees_P)
-    nats_P[degrees_P == 0] = 0.0
-    return Interaction(nats_P, deviance_P / 2 * scale_P, degrees_P, fitted_w)
-
-
-def _mean_deviance(fitted_P2IJ: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of twice the log-likelihood ratio, by inclusion and exclusion over margins; shape (P,)."""
-    total_P = np.zeros(len(fitted_P2IJ))
+    deviance_P2[:, 0] = 2 * np.where(np.isfinite(parts), parts, 0.0).sum(axis=(1, 2))
+    fitted = np.stack([fitted_w, fitted_r], axis=1)
     for axes in ((), (1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)):
-        margin = fitted_P2IJ.sum(axis=axes) if axes else fitted_P2IJ
-        total_P += (-1) ** len(axes) * _poisson_deviance(margin).reshape(len(total_P), -1).sum(axis=1)
-    return total_P
-
-
-def _poisson_deviance(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean deviance of Poisson counts about a known mean: 0 for none, 1 for many."""
-    log_means, deviances = _deviance_table()
-    inside = np.interp(np.log(np.clip(mean, 1e-3, 1e3)), log_means, deviances)
-    deviance: NDArray[np.float64] = np.where(mean < 1e-3, inside * mean / 1e-3, inside)
-    return deviance
+        means = fitted.sum(axis=axes).reshape(len(w), -1) if axes else fitted.reshape(len(w), -1)
+        place = np.minimum(np.sqrt(means), ROOTS) * STEPS
+        parts = np.where(
+            means < ROOTS**2,
+            np.interp(place, np.arange(table.size), table),
+            1 + 1 / (6 * np.maximum(means, 1)),
+        )
+        deviance_P2[:, 1] += (-1) ** len(axes) * parts.sum(axis=1)
 
 
 @cache
-def _deviance_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    log_means = np.linspace(math.log(1e-3), math.log(50), 200)
-    means, counts = np.exp(log_means), np.arange(150)[:, None]
+def _poisson_deviances() -> NDArray[np.float64]:
+    """Mean deviance of Poisson counts about a known mean: 0 for none, 1 for many; by the root of the mean."""
+    means = (np.arange(1, ROOTS * STEPS + 1) / STEPS) ** 2
+    counts = np.arange(2 * ROOTS**2 + 20)[:, None]
     deviances = (stats.poisson.pmf(counts, means) * 2 * special.kl_div(counts, means)).sum(axis=0)
-    log_large = np.linspace(math.log(55), math.log(1e3), 50)
-    return np.append(log_means, log_large), np.append(deviances, 1 + np.exp(-log_large) / 6)
+    return np.concatenate(([0.0], deviances))
 
 
 def _scale(window_PIJ: NDArray[np.int64], reference_PIJ: NDArray[np.int64]) -> NDArray[np.float64]:

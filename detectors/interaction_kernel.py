@@ -7,7 +7,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.interaction import PRECISION, ROUNDS
+from detectors.interaction import PRECISION, ROOTS, ROUNDS, STEPS
 
 
 @numba.njit(cache=True, nogil=True)
@@ -101,3 +101,55 @@ def fit(
                         change = max(change, abs(factor - 1))
             if change < PRECISION:
                 break
+
+
+@numba.njit(cache=True, nogil=True)
+def _mean(rows: float, table: NDArray[np.float64]) -> float:
+    """Mean deviance of a Poisson count that is expected to be `rows`."""
+    if rows >= ROOTS * ROOTS:
+        return 1 + 1 / (6 * rows)
+    place = np.sqrt(rows) * STEPS
+    k = int(place)
+    return float(table[k] + (place - k) * (table[k + 1] - table[k]))
+
+
+@numba.njit(cache=True, nogil=True)
+def deviances(
+    window: NDArray[np.float64],
+    reference: NDArray[np.float64],
+    fitted_window: NDArray[np.float64],
+    fitted_reference: NDArray[np.float64],
+    table: NDArray[np.float64],
+    deviance_P2: NDArray[np.float64],
+) -> None:
+    """Do as `deviances_numpy` does."""
+    pairs, size_i, size_j = window.shape
+    column_w, column_r = np.empty(size_j), np.empty(size_j)
+    for p in range(pairs):
+        w, r, fitted_w, fitted_r = window[p], reference[p], fitted_window[p], fitted_reference[p]
+        column_w[:] = 0.0
+        column_r[:] = 0.0
+        total = mean = all_w = all_r = 0.0
+        for i in range(size_i):
+            row_w = row_r = 0.0
+            for j in range(size_j):
+                a, b = fitted_w[i, j], fitted_r[i, j]
+                total += a - w[i, j] + b - r[i, j]
+                if w[i, j] > 0 and a > 0:
+                    total += w[i, j] * np.log(w[i, j] / a)
+                if r[i, j] > 0 and b > 0:
+                    total += r[i, j] * np.log(r[i, j] / b)
+                mean += _mean(a, table) + _mean(b, table) - _mean(a + b, table)
+                row_w += a
+                row_r += b
+                column_w[j] += a
+                column_r[j] += b
+            mean += _mean(row_w + row_r, table) - _mean(row_w, table) - _mean(row_r, table)
+            all_w += row_w
+            all_r += row_r
+        for j in range(size_j):
+            a, b = column_w[j], column_r[j]
+            mean += _mean(a + b, table) - _mean(a, table) - _mean(b, table)
+        mean += _mean(all_w, table) + _mean(all_r, table) - _mean(all_w + all_r, table)
+        deviance_P2[p, 0] = 2 * max(total, 0.0)
+        deviance_P2[p, 1] = mean

@@ -23,7 +23,8 @@ SLABS = (
 )
 CATEGORIES = 5  # with a slab of their own
 LIMIT = 256  # pairs, unless more are needed for each feature to take part
-TOP_CELLS = 3  # named in a verdict
+TOP_PAIRS = 5  # named in a verdict
+TOP_CELLS = 3  # of each
 
 
 @dataclass(frozen=True)
@@ -93,23 +94,22 @@ class Pairs:
         """Measure what a window's pairs show beyond their marginals."""
         return interaction(window_PSS, self.counts_PSS)
 
-    def judge(self, window_PSS: NDArray[np.int64]) -> tuple[PairDrift, ...]:
-        """Compare and calibrate every pair, in the order of the plan."""
+    def judge(self, window_PSS: NDArray[np.int64], top: int = TOP_PAIRS) -> tuple[PairDrift, ...]:
+        """Compare and calibrate every pair; tell of the `top` ones, least likely first."""
         measured = self.compare(window_PSS)
         null = measured.null(self.dispersion)
-        excess_P = np.maximum(measured.nats_P - null.mean, 0.0)
-        excess_P[measured.degrees_P == 0] = 0.0
         p_value_P = null.p_value(measured.nats_P)
+        excess_P = np.where(measured.degrees_P > 0, np.maximum(measured.nats_P - null.mean, 0.0), 0.0)
         return tuple(
             PairDrift(
-                self.slabs[a].name,
-                self.slabs[b].name,
+                self.slabs[self.plan[p][0]].name,
+                self.slabs[self.plan[p][1]].name,
                 float(measured.nats_P[p]),
                 float(excess_P[p]),
                 float(p_value_P[p]),
                 self._top_cells(p, window_PSS[p], measured.expected_PIJ[p]),
             )
-            for p, (a, b) in enumerate(self.plan)
+            for p in np.lexsort((-excess_P, p_value_P))[:top].tolist()
         )
 
     def _top_cells(

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy import signal, special
 
-from detectors.interaction import _measure, dispersion_of_pair, fit_numpy, homogeneity, interaction
+from detectors.interaction import (
+    _measure,
+    deviances_numpy,
+    dispersion_of_pair,
+    fit_numpy,
+    homogeneity,
+    interaction,
+)
 
 EVEN = np.full(4, 0.25)
 SKEWED = np.array([0.5, 0.25, 0.15, 0.06, 0.04])
@@ -35,7 +42,7 @@ def test_kernel_equals_numpy_with_empty_cells_slabs_and_samples() -> None:
     window, reference = rng.poisson(3, size=(2, 200, 5, 6))
     window[:20, 2], reference[10:40, :, 1], window[50:60] = 0, 0, 0
     reference[60:90] *= rng.integers(0, 2, size=(30, 5, 6))
-    compiled, plain = interaction(window, reference), _measure(window, reference, fit_numpy)
+    compiled, plain = interaction(window, reference), _measure(window, reference, fit_numpy, deviances_numpy)
     assert np.array_equal(compiled.degrees_P, plain.degrees_P)
     assert np.allclose(compiled.nats_P, plain.nats_P, rtol=1e-5, atol=1e-9)
     assert np.allclose(compiled.mean_P, plain.mean_P, rtol=1e-4)
