@@ -11,18 +11,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+import numpy as np
 from sqlalchemy import Connection, Engine
 
 from cls.checkpoints import pack, restore, unpack
 from cls.config import StreamConfig
-from cls.domain import Job, JobKind, Json, ModelVersion
+from cls.domain import Job, JobKind, Json, ModelVersion, Role
 from cls.errors import BadData, Permanent, Refused
 from cls.evaluate import assess, gate
 from cls.layout import LEARNER, MODEL, SPEC
+from cls.outputs import Floats
 from cls.ports import ArtifactStore, SampleLog
-from cls.rebase import recent_profile
+from cls.rebase import Predict, Rows, recent_reference
+from cls.score import summarise
 from cls.times import EPOCH
 from cls.train import train
+from detectors.columns import take
 from learners.checkpoint import Checkpoint
 from learners.models.base import Model
 from learners.training import StepReport, Training
@@ -134,8 +138,18 @@ def _update(job: Job, bench: Bench, stream: StreamConfig, control: Control) -> O
     if evaluated.blocks(stream.gate.margin):
         return Outcome(result, passes)
     low = max(job.input.event_to - stream.detect.reference_rows, 0)
-    profile = recent_profile(bench.log, job.stream, low, job.input.event_to, stream.detect)
-    files = {name: bench.artifacts.put(data) for name, data in pack(trained.checkpoint, profile).items()}
+    reference = recent_reference(
+        bench.log,
+        job.stream,
+        stream,
+        low,
+        job.input.event_to,
+        label_stop=job.input.label_to,
+        labels_since=0,
+        predict=_held_out(candidate),
+        seed=job.input.seed,
+    )
+    files = {name: bench.artifacts.put(data) for name, data in pack(trained.checkpoint, reference).items()}
     version = ModelVersion(
         stream=job.stream,
         number=0,
@@ -152,6 +166,19 @@ def _update(job: Job, bench: Bench, stream: StreamConfig, control: Control) -> O
         files=files,
     )
     return Outcome(result, passes, version=version)
+
+
+def _held_out(model: Model) -> Predict:
+    """Predict tune and gate rows only: on what it has learned a model is surer, and better, than on what will come."""
+
+    def predict(rows: Rows) -> tuple[Floats, Floats]:
+        prediction, uncertainty = np.full((2, len(rows.position)), np.nan)
+        held = np.flatnonzero(rows.role != Role.TRAIN)
+        if len(held):
+            prediction[held], uncertainty[held] = summarise(model.predict(take(rows.columns, held)))
+        return prediction, uncertainty
+
+    return predict
 
 
 def _redeploy(job: Job, bench: Bench, stream: StreamConfig) -> Outcome:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import numpy as np
 from sqlalchemy import Connection
 
 from cls.config import StreamConfig
 from cls.domain import Champion, Episode, EpisodeState, Rollout, RolloutState
 from cls.errors import Refused
 from cls.layout import PROFILE
+from cls.outputs import Floats
 from cls.ports import ArtifactStore, SampleLog
-from cls.rebase import recent_profile
+from cls.rebase import Predict, Rows, recent_reference
 from cls.rollout import Next, Step, next_step
 from storage import drift as drift_store
 from storage import log as log_store
@@ -139,7 +141,18 @@ class Promoter:
         if champion is None:
             return
         stop = log_store.next_position(connection, self.name, "events")
-        profile = recent_profile(self.log, self.name, episode.onset, stop, self.settings.detect)
+        scored = int(stream_store.position(connection, self.name, "score") or 0)
+        reference = recent_reference(
+            self.log,
+            self.name,
+            self.settings,
+            episode.onset,
+            stop,
+            label_stop=log_store.next_position(connection, self.name, "labels"),
+            labels_since=episode.onset,
+            predict=self._logged(champion.version, scored),
+            seed=self.settings.update.seed,
+        )
         version_store.promote(
             connection,
             self.name,
@@ -147,12 +160,32 @@ class Promoter:
             expected=champion.version,
             previous=champion.previous,
             since=stop,
-            reference=self.artifacts.put(profile),
+            reference=self.artifacts.put(reference),
             at=now,
             reason=f"rebased: {reason}",
         )
         self.note(connection, "rebase", reason, now, version=champion.version, episode=episode.id)
         self.close_episode(connection, episode, now, reason)
+
+    def _logged(self, version: int, scored: int) -> Predict:
+        """Look predictions of a version up in the log, which holds them for positions below `scored`."""
+
+        def predict(rows: Rows) -> tuple[Floats, Floats]:
+            position = rows.position
+            prediction, uncertainty = np.full((2, len(position)), np.nan)
+            known = np.flatnonzero(position < scored)
+            if len(known):
+                low = int(position[known].min())
+                found = self.log.predictions(self.name, low, int(position[known].max()) + 1)
+                found = found.take(position[known] - low)
+                own = found.version == version
+                prediction[known[own]], uncertainty[known[own]] = (
+                    found.prediction[own],
+                    found.uncertainty[own],
+                )
+            return prediction, uncertainty
+
+        return predict
 
     def close_episode(self, connection: Connection, episode: Episode, now: datetime, outcome: str) -> None:
         """End an episode with its answer."""

@@ -1,19 +1,126 @@
-"""Reference profiles as stored bytes: of a label range's regime or of the newest events."""
+"""References as stored bytes: what a version's inputs, predictions, labels and losses look like in the newest regime.
+
+A worker makes them of a candidate, the daemon of a champion whose reference moves; they differ in where predictions come from.
+"""
 
 from __future__ import annotations
 
-from cls.config import DetectConfig
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls.config import StreamConfig
 from cls.detect import kl_detector
+from cls.domain import Labelled
 from cls.layout import to_json
+from cls.outputs import UNCERTAINTY, label_columns, output_columns, row_losses
 from cls.ports import SampleLog
+from detectors.columns import Columns, take
+from detectors.loss import MINIMUM_ROWS, LossModel, fit_losses
+from detectors.profile import Profile
+from detectors.reference import Reference
+
+Floats = NDArray[np.float64]
 
 
-def recent_profile(log: SampleLog, stream: str, start: int, stop: int, settings: DetectConfig) -> bytes:
-    """Return the profile of the events from `start` to `stop`, of their newest `reference_rows` if they are more.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows that a version may have predicted."""
+
+    columns: Columns
+    position: NDArray[np.int64]
+    role: NDArray[np.int8]
+
+
+Predict = Callable[[Rows], tuple[Floats, Floats]]
+"""(prediction, uncertainty) of rows; NaN where the version has learned the row, or did not predict it."""
+
+
+def recent_reference(
+    log: SampleLog,
+    name: str,
+    stream: StreamConfig,
+    start: int,
+    stop: int,
+    *,
+    label_stop: int,
+    labels_since: int,
+    predict: Predict,
+    seed: int,
+) -> bytes:
+    """Return the reference of the events from `start` to `stop`, of their newest `reference_rows` if they are more.
 
     At least one window's worth is taken, from before `start` if need be: a reference smaller than what is compared with it says little.
+
+    Parameters
+    ----------
+    label_stop
+        Label position up to which labels are there.
+    labels_since
+        Event position before which labels belong to an earlier regime.
+    predict
+        The version.
+    seed
+        Of the intervals of estimated losses.
+
+    Notes
+    -----
+    Labels and losses come from windows that their labels cover: which labels land first may depend on what they say. They are the
+    newest such windows, where labels lag from before `start`.
     """
+    settings = stream.detect
     newest = max(stop - settings.reference_rows, 0)
     start = max(min(start, stop - 2 * settings.window_rows), newest, 0)
-    columns = log.events(stream, start, stop).columns
-    return to_json(kl_detector(settings).profile(columns).to_json())
+    events = log.events(name, start, stop)
+    detector = kl_detector(settings)
+    inputs = detector.profile(events.columns)
+
+    def profile(columns: Columns, rows: int) -> Profile | None:
+        return detector.profile(columns) if rows >= MINIMUM_ROWS else None
+
+    prediction, uncertainty = predict(Rows(events.columns, events.position, events.role))
+    own = np.flatnonzero(np.isfinite(prediction))
+    outputs = profile(output_columns(stream, prediction[own], uncertainty[own]), len(own))
+
+    labelled = log.labelled(name, max(label_stop - 2 * settings.reference_rows, 0), label_stop)
+    landed, first = _covered(labelled, labels_since, settings.window_rows, settings.label_rows)
+    landed, first = landed[-settings.reference_rows :], first[-settings.reference_rows :]
+    labels = profile(label_columns(stream, labelled.target[first]), len(first))
+
+    columns = take(labelled.columns, landed)
+    prediction, uncertainty = predict(Rows(columns, labelled.position[landed], labelled.role[landed]))
+    loss = row_losses(stream, prediction, labelled.target[landed])
+    held = np.flatnonzero(np.isfinite(loss))
+
+    def losses(bins: Profile | None, columns: Columns) -> LossModel | None:
+        if bins is None or len(held) < MINIMUM_ROWS:
+            return None
+        return fit_losses(bins, take(columns, held), loss[held], seed=seed)
+
+    by_inputs, by_outputs = losses(inputs, columns), None
+    if outputs is not None and any(bins.name == UNCERTAINTY for bins in outputs.features):
+        by_outputs = losses(outputs, output_columns(stream, prediction, uncertainty))
+    return to_json(Reference(inputs, outputs, labels, by_inputs, by_outputs).to_json())
+
+
+def _covered(
+    labelled: Labelled, since: int, window_rows: int, least: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the labels of covered windows in the order of their events: all of them, and the first `least` to land of each.
+
+    A window is judged once `least` of its labels are there. Those that land first may differ from the rest, so that the reference
+    must leave out the rest, too.
+    """
+    order = np.argsort(labelled.position, kind="stable")
+    order = order[labelled.position[order] >= since]
+    _, which, counts = np.unique(
+        labelled.position[order] // window_rows, return_inverse=True, return_counts=True
+    )
+    covered = order[counts[which] >= least]
+    begin = np.cumsum(counts) - counts
+    by_landing = np.lexsort((order, which))
+    rank = np.empty_like(by_landing)
+    rank[by_landing] = np.arange(len(order)) - begin[which[by_landing]]
+    return covered, order[(counts[which] >= least) & (rank < least)]

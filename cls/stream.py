@@ -26,6 +26,7 @@ from cls.ports import ArtifactStore, Events, RawBatch, SampleLog, SegmentStore, 
 from cls.times import from_us, to_us
 from cls.window import fill
 from detectors.profile import Profile
+from detectors.reference import Reference
 from storage import drift as drift_store
 from storage import labels as label_store
 from storage import log as log_store
@@ -236,7 +237,7 @@ class StreamLoop:
             window = drift_store.read_window(connection, self.name)
             first = version_store.first_reference(connection, self.name)
             history = drift_store.recent_nats(connection, self.name, champion.promotion, 50)
-        reference, baseline = self.profile(champion.reference), self.profile(first)
+        reference, baseline = self.profile(champion.reference).inputs, self.profile(first).inputs
         if window is not None and window.promotion != champion.promotion:
             window = self._recount(window, reference, baseline)
         closed, window = fill(window, events, reference, baseline, self.settings.detect.window_rows)
@@ -252,8 +253,8 @@ class StreamLoop:
         events = self.ports.log.events(self.name, window.start, window.stop)
         return fill(None, events, reference, baseline, self.settings.detect.window_rows + 1)[1]
 
-    def _load_profile(self, sha256: str) -> Profile:
-        return Profile.from_json(json.loads(self.ports.artifacts.get(sha256)))
+    def _load_profile(self, sha256: str) -> Reference:
+        return Reference.from_json(json.loads(self.ports.artifacts.get(sha256)))
 
 
 def _positioned(batch: Batch, start: int) -> Events:
