@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cls.cli.drift_bars import bars
+from cls.cli.drift_profile_tables import By, print_distances, print_profile
 from cls.cli.exits import USAGE, end, say
 from cls.cli.home import config_of, database, known_stream
-from cls.cli.output import AsJson, print_json, print_table
+from cls.cli.output import AsJson, print_json
 from cls.errors import NotFound
 
 if TYPE_CHECKING:
     from cls.config import Config, StreamConfig
     from cls.file_columns import Wanted
     from detectors.columns import Columns
-    from detectors.divergences import FeatureDivergences
     from detectors.profile import Profile
 
 profile = typer.Typer(
@@ -27,35 +25,6 @@ profile = typer.Typer(
     rich_markup_mode=None,
 )
 
-
-class By(StrEnum):
-    """Divergences that a comparison can be sorted by."""
-
-    kl = "kl"
-    reverse_kl = "reverse_kl"
-    jeffreys = "jeffreys"
-    psi = "psi"
-    jensen_shannon = "jensen_shannon"
-    hellinger = "hellinger"
-    total_variation = "total_variation"
-    chi_square = "chi_square"
-    wasserstein = "wasserstein"
-    ks = "ks"
-
-
-HEADINGS = {
-    "name": "feature",
-    "kl": "KL",
-    "psi": "PSI",
-    "jensen_shannon": "JS",
-    "hellinger": "Hell.",
-    "total_variation": "TV",
-    "chi_square": "chi2",
-    "wasserstein": "W1",
-    "ks": "KS",
-}
-DRAWN = 3  # features whose bins are drawn
-BINS = 5  # of each
 
 OfStream = Annotated[
     str | None,
@@ -130,7 +99,7 @@ def build(
     made = detector.profile(columns) if bins is None else like_profile(bins, columns)
     save_profile(out, made)
     say(f"wrote {out}")
-    _print(out, made, as_json=as_json)
+    print_profile(out, made, as_json=as_json)
 
 
 @profile.command()
@@ -149,7 +118,7 @@ def merge(
     merged = merge_profiles([(str(path), load_profile(path)) for path in files])
     save_profile(out, merged)
     say(f"wrote {out}")
-    _print(out, merged, as_json=as_json)
+    print_profile(out, merged, as_json=as_json)
 
 
 @profile.command("show")
@@ -157,7 +126,7 @@ def show_profile(file: ProfileFile, as_json: AsJson = False) -> None:
     """Show what a profile keeps of its rows."""
     from cls.profiles import load_profile
 
-    _print(file, load_profile(file), as_json=as_json)
+    print_profile(file, load_profile(file), as_json=as_json)
 
 
 @profile.command()
@@ -204,7 +173,7 @@ def compare(
             }
         )
         return
-    _print_distances(found, by, f"{rows:,} rows of {current} from {one.rows:,} rows of {reference}")
+    print_distances(found, by, f"{rows:,} rows of {current} from {one.rows:,} rows of {reference}")
 
 
 def _check_sources(
@@ -260,45 +229,3 @@ def _of_log(config: Config, stream: str, version: int | None, low: str | None, h
         if first is None and last is None:
             first = max(stop - settings.detect.reference_rows, 0)
         return log_columns(log, stream, stop, first, last)
-
-
-def _print(path: Path, made: Profile, *, as_json: bool) -> None:
-    features = [
-        {
-            "name": bins.name,
-            "kind": bins.to_json()["kind"],
-            "bins": bins.size,
-            "missing_share": float(counts[-1] / made.rows) if made.rows else None,
-            "design_effect": dispersion.mean,
-            "counts": dict(zip(bins.labels(), counts.tolist(), strict=True)),
-        }
-        for bins, counts, dispersion in zip(
-            made.features, made.split(made.counts), made.dispersion, strict=True
-        )
-    ]
-    if as_json:
-        print_json({"path": path, "rows": made.rows, "features": features})
-        return
-    columns = {"name": "feature", "kind": "kind", "bins": "bins"}
-    columns |= {"missing": "missing", "design_effect": "design effect", "largest": "largest bin"}
-    rows = [feature | _words(feature, made.rows) for feature in features]
-    print_table(rows, columns, title=f"{path}: {made.rows:,} rows", empty="no features")
-
-
-def _words(feature: dict[str, Any], rows: int) -> dict[str, str]:
-    missing, counts = feature["missing_share"], feature["counts"]
-    label = max(counts, key=counts.__getitem__)
-    return {
-        "missing": "-" if missing is None else f"{missing:.1%}",
-        "largest": f"{label} ({counts[label] / rows:.0%})" if rows else "-",
-    }
-
-
-def _print_distances(found: list[FeatureDivergences], by: By, title: str) -> None:
-    rows = [{"name": feature.name} | {name: feature.value(name) for name in By} for feature in found]
-    headings = HEADINGS if by in HEADINGS else HEADINGS | {by.value: by.value}
-    print_table(rows, headings, title=title, empty="no features")
-    for feature in found[:DRAWN]:
-        top = feature.top_bins(by, BINS)
-        if top:
-            bars(feature.name, [(label, before, now) for label, before, now, _ in top])

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as st_numpy
 
 from detectors.bins import RARE, CategoricalBins, NumericBins
 from detectors.columns import Categorical, Columns, take
-from detectors.profile import Profile, build_profile
+from detectors.profile import Profile, build_profile, recount
 
 anything = st_numpy.arrays(
     np.float64, st.integers(0, 60), elements=st.floats(allow_nan=True, allow_infinity=True)
@@ -168,3 +168,20 @@ def test_a_window_is_expected_to_look_like_its_seasons() -> None:
 def test_the_season_must_be_a_categorical_column() -> None:
     with pytest.raises(ValueError, match="'hour' is no categorical column"):
         build_profile({"hour": np.zeros(10)}, season="hour")
+
+
+def test_further_rows_in_the_bins_of_a_profile_merge_to_the_counts_of_the_whole() -> None:
+    rng = np.random.default_rng(12)
+    columns: Columns = {
+        "x": rng.normal(size=2000),
+        "hour": Categorical.of(rng.choice(["00", "12"], 2000).tolist()),
+    }
+    whole = build_profile(columns, season="hour")
+    first, second = (recount(whole, take(columns, part)) for part in (slice(700), slice(700, None)))
+    merged = first.merge(second)
+    assert merged.counts.tolist() == whole.counts.tolist()
+    assert merged.seasons is not None
+    assert whole.seasons is not None
+    assert merged.seasons.counts_SK.tolist() == whole.seasons.counts_SK.tolist()
+    assert recount(whole, columns).to_json() == whole.to_json()
+    assert recount(whole, {"hour": columns["hour"]}).counts[:-1].sum() == 0  # what is not there is missing

@@ -12,6 +12,7 @@ import pytest
 from pyarrow import csv, parquet
 from sqlalchemy import Engine
 
+from cls.cli.drift_profile_tables import By
 from cls.domain import Batch, Role
 from cls.file_columns import Wanted, read_columns
 from cls.infer import infer_schema
@@ -130,6 +131,10 @@ def test_a_comparison_has_every_divergence_and_what_moved_comes_first(cli: Cli, 
     assert "500 rows of" in people.stdout
     assert people.stdout.index("distance") < people.stdout.index("carrier")
     assert "█" in people.stdout
+
+
+def test_every_divergence_can_be_sorted_by() -> None:
+    assert [str(name) for name in By] == list(DIVERGENCES)
 
 
 def test_a_feature_that_a_file_lacks_counts_as_missing_and_is_named(cli: Cli, data: Path) -> None:
