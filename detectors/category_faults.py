@@ -15,9 +15,10 @@ import numpy as np
 
 from detectors.bins import CategoricalBins
 from detectors.columns import Categorical
-from detectors.fault import SURE, Case, Fault, percent
+from detectors.fault import ENOUGH, SURE, Case, Fault, percent
 
-CONSTANT = 0.98  # of the rows hold one category: the column is stuck
+STUCK = 0.995  # of the rows hold one category: the column is stuck
+LARGE = 0.05  # share of a category that is matched with its heir by shares alone
 GONE = 0.1  # of the rows that a category had; fewer are stragglers
 SAME = 0.25  # relative difference of two shares that are about the same
 SURPRISE = 4.0  # standard errors by which they may differ besides
@@ -35,12 +36,9 @@ PLACEHOLDERS = frozenset(
         "missing",
         "unknown",
         "undefined",
-        "other",
-        "default",
         "?",
         "-",
         "tbd",
-        "test",
         "#n/a",
     )
 )
@@ -107,7 +105,10 @@ def _stuck(look: _Look) -> Fault | None:
     top = max(look.counts, key=lambda category: look.counts[category])
     case = look.case
     k = int(case.bins.assign(Categorical.of([top]))[0])
-    if look.share(top) < CONSTANT or case.more_than(look.counts[top], case.at_most(k)) > SURE:
+    bound = case.at_most(k)
+    if look.share(top) < STUCK or case.constant or case.more_than(look.counts[top], bound) > SURE:
+        return None
+    if case.independent < ENOUGH:  # a whole window of one category is common where a column changes slowly
         return None
     text = (
         f"is {top!r} in {percent(look.share(top))} of the rows (before: {percent(look.shares.get(top, 0.0))})"
@@ -126,17 +127,12 @@ def _filled(look: _Look) -> Fault | None:
 
 
 def _renamed(look: _Look) -> Fault | None:
-    new = look.new()
     spelling = {_plain(category): category for category in look.shares}
-    pairs = [(spelling[_plain(category)], category) for category in new if _plain(category) in spelling]
+    pairs = [
+        (spelling[_plain(category)], category) for category in look.new() if _plain(category) in spelling
+    ]
     kind = "spelt anew" if pairs else "renamed"
-    taken = {name for pair in pairs for name in pair}
-    for old in look.gone():
-        rest = [category for category in new if category not in taken]
-        heir = min(rest, key=lambda category: abs(look.share(category) - look.shares[old]), default=None)
-        if old not in taken and heir is not None and _alike(look, look.shares[old], look.share(heir)):
-            pairs.append((old, heir))
-            taken |= {old, heir}
+    pairs += _heirs(look, {name for pair in pairs for name in pair})
     if not pairs:
         return None
     share = sum(look.share(category) for _, category in pairs)
@@ -148,6 +144,21 @@ def _renamed(look: _Look) -> Fault | None:
     return look.fault(kind, share, f"has categories {kind}: {', '.join(names[:3])}{more}")
 
 
+def _heirs(look: _Look, taken: set[str]) -> list[tuple[str, str]]:
+    """Pairs of a category that went and one that came with its share."""
+    # A column that changes slowly, or had one category alone, shows no shares that an heir could have inherited.
+    if look.case.independent < ENOUGH or look.case.constant:
+        return []
+    pairs, new = [], [category for category in look.new() if category not in taken]
+    for old in look.gone():
+        share = look.shares[old]
+        heir = min(new, key=lambda category: abs(look.share(category) - share), default=None)
+        if old not in taken and share >= LARGE and heir is not None and _alike(look, share, look.share(heir)):
+            pairs.append((old, heir))
+            new.remove(heir)
+    return pairs
+
+
 def _alike(look: _Look, old: float, new: float) -> bool:
     spread = math.sqrt(old * (1 - old) / look.case.independent)
     return abs(new - old) <= max(SAME * old, SURPRISE * spread) and new >= old / 2
@@ -156,7 +167,9 @@ def _alike(look: _Look, old: float, new: float) -> bool:
 def _recoded(look: _Look) -> Fault | None:
     strangers = sum(look.share(category) for category in look.counts if category not in look.shares)
     before = float(look.case.reference[-2] / look.case.reference[:-1].sum())
-    if strangers < STRANGERS or before > 1 - STRANGERS or len(look.counts) < 2:
+    if strangers < STRANGERS or before > 1 - STRANGERS or min(len(look.counts), len(look.shares)) < 2:
+        return None
+    if look.case.independent < ENOUGH:  # another season may have its own categories
         return None
     examples = ", ".join(
         repr(category) for category in sorted(look.counts, key=lambda c: -look.counts[c])[:3]

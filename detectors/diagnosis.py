@@ -28,6 +28,7 @@ from detectors.words import moved_sentence
 Kind = Literal["quality", "harmful", "harmless", "unclear"]
 
 SUSPECT = 0.01  # chance that a feature that did not move is looked at, all features together
+FAR = 0.5  # nats from which a feature is looked at though its own dependence may have carried it there
 VANISHED = 0.4  # of the rows newly missing: nobody's habits change so fast
 MARGIN = 0.05  # rise of the mean loss, as a share, that is no harm
 TOP = 3  # features named in a sentence
@@ -120,7 +121,8 @@ def diagnose(
         Estimate of the window's mean loss; without one, drift is neither harmful nor harmless but unclear.
     """
     bins = {feature.name: i for i, feature in enumerate(profile.features)}
-    references = profile.split(profile.counts)
+    expected_K, _ = profile.expected(profile.count(_typed(profile, window)))  # of the window's own seasons
+    references = [np.round(part).astype(np.int64) for part in profile.split(expected_K)]
     findings, cases = [], []
     for moved in _suspects(drift):
         i = bins[moved.name]
@@ -144,18 +146,32 @@ def diagnose(
     findings.sort(key=lambda finding: finding.fault is None)
     faulty = bool(evidence) or any(finding.fault for finding in findings)
     kind: Kind = "quality" if faulty else _harm(losses)
-    if losses is not None:
-        loss = _loss_sentence(losses)
-        evidence = [*evidence, loss] if kind == "quality" else [loss, *evidence]
+    if losses is not None and not faulty:  # what a model makes of broken values is nobody's guess
+        evidence = [_loss_sentence(losses, findings)]
     faults = [finding.sentence for finding in findings if finding.fault]
     moves = [finding.sentence for finding in findings if not finding.fault]
     return Diagnosis(kind, (*faults, *evidence, *moves), tuple(findings), losses)
 
 
+def _typed(profile: Profile, window: Columns) -> Columns:
+    """Columns of the type that they had in the reference."""
+    bins = {feature.name: feature for feature in profile.features}
+    return {
+        name: column
+        for name, column in window.items()
+        if name not in bins or not _mistyped(bins[name], column)
+    }
+
+
+def worth_a_look(drift: Drift) -> bool:
+    """Whether a window may hold a fault: it alarmed, or a feature lies far from the reference, though it may wander that far by itself."""
+    return drift.alarm or any(feature.nats >= FAR for feature in drift.features)
+
+
 def _suspects(drift: Drift) -> list[FeatureDrift]:
-    """Features that moved beyond chance, the largest share first; if none did by itself, the first."""
+    """Features that moved beyond chance, or far; if none did by itself, the first."""
     limit = SUSPECT / max(len(drift.features), 1)
-    found = [feature for feature in drift.features if feature.p_value <= limit]
+    found = [feature for feature in drift.features if feature.p_value <= limit or feature.nats >= FAR]
     return found or list(drift.features[:1])
 
 
@@ -237,12 +253,16 @@ def _harm(losses: LossEstimate | None) -> Kind:
     return "harmful" if losses.low > limit else "harmless" if losses.high < limit else "unclear"
 
 
-def _loss_sentence(losses: LossEstimate) -> str:
+def _loss_sentence(losses: LossEstimate, findings: Sequence[FeatureFinding]) -> str:
     text = (
         f"the mean loss is estimated at {number(losses.mean)} ({number(losses.low)} to {number(losses.high)})"
         f" against {number(losses.base)} on the reference"
     )
+    moved = {finding.name for finding in findings}
     sure = [
-        f"{name!r} ({change:+.3g})" for name, change, low, high in losses.effects[:TOP] if low > 0 or high < 0
+        (name, change)
+        for name, change, low, high in losses.effects
+        if name in moved and (low > 0 or high < 0)
     ]
-    return f"{text}, moved by {', '.join(sure)}" if sure else text
+    parts = [f"{change:+.3g} by {name!r}" for name, change in sure[:TOP]]
+    return f"{text}, {', '.join(parts)}" if parts else text

@@ -22,6 +22,8 @@ from detectors.kl import bias, kl
 
 SURE = 1e-4  # chance that a test calls a fault where there is none, at the bounds that it is given
 CLEAR = 20.0  # nats of all rows from which a move has a shape that can be explained
+ENOUGH = 10.0  # independent rows below which a window may well show one state of a column that changes slowly
+CONSTANT = 0.9  # share of a bin in the reference from which a column was as good as constant
 CREDIBLE = 0.999  # one-sided credibility of what is taken from the reference
 
 
@@ -77,13 +79,21 @@ class Case:
 
     def excess(self, counts_K: NDArray[np.int64]) -> float:
         """Nats, less their bias, between some counts and the reference; missing rows are left out."""
-        return excess(counts_K[:-1], self.reference[:-1], self.effect)
+        return excess(counts_K[:-1], self.reference[:-1])
 
     def explained(self, counts_K: NDArray[np.int64]) -> float:
         """Share of the move that is gone when the window had these counts instead; none of a move that may be chance."""
-        if self.moved * self.independent < CLEAR:
-            return 0.0
-        return 1 - self.excess(counts_K) / self.moved
+        return 1 - self.excess(counts_K) / self.moved if self.clear else 0.0
+
+    @property
+    def constant(self) -> bool:
+        """Whether the reference was as good as constant itself, and so shows nothing of how the feature varies."""
+        return bool(self.reference[:-1].max() > CONSTANT * self.reference[:-1].sum())
+
+    @property
+    def clear(self) -> bool:
+        """Whether the feature moved so far that there is something to explain."""
+        return self.moved * self.independent >= CLEAR
 
     def at_most(self, k: int) -> float:
         """Upper bound for the share of the reference's regime in one bin, and so of every value in it."""
@@ -183,13 +193,17 @@ def multiples(values: NDArray[np.float64], step: float) -> NDArray[np.bool_]:
     return close
 
 
-def excess(counts_K: NDArray[np.int64], reference_K: NDArray[np.int64], effect: float) -> float:
-    """KL of counts from reference counts in nats, less its mean when nothing moved; at least zero."""
+def excess(counts_K: NDArray[np.int64], reference_K: NDArray[np.int64]) -> float:
+    """KL of counts from reference counts in nats, less its mean for independent rows; at least zero.
+
+    Dependent rows stray farther by chance. That is not taken off here, since a fault is told by how well its story fits: what may be chance
+    must not count as a fit.
+    """
     rows, reference_rows = int(counts_K.sum()), int(reference_K.sum())
     if not rows or not reference_rows:
         return 0.0
     occupied = max(int(np.count_nonzero(reference_K)), 2)
-    return max(float(kl(counts_K, reference_K)) - effect * bias(occupied, rows, reference_rows), 0.0)
+    return max(float(kl(counts_K, reference_K)) - bias(occupied, rows, reference_rows), 0.0)
 
 
 def number(value: float) -> str:

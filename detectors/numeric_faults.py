@@ -18,6 +18,7 @@ from scipy import special
 from detectors.bins import NumericBins
 from detectors.fault import (
     CREDIBLE,
+    ENOUGH,
     SURE,
     Case,
     Fault,
@@ -30,8 +31,11 @@ from detectors.fault import (
 )
 from detectors.units import AFFINE, SCALES, Conversion
 
-CONSTANT = 0.98  # of the rows hold one value: the column is stuck
+STUCK = 0.995  # of the rows hold one value: the column is stuck
 LEAST = 5  # different edges that a test on the shape of the reference needs
+REPEATS = 0.8  # share of the reference that may repeat other rows' values for those to be called different
+RUNS = 5.0  # rows worth an independent one, from which equal values may come in runs
+BEYOND = 0.5  # of the reference at most: what is cut off is the tail
 ON_GRID = 0.98  # of the rows are multiples of a step: the others may be exceptions
 RATIOS = 3  # quantiles that a factor is read from
 SCANNED = 5_000  # rows that factors are tried on
@@ -48,6 +52,9 @@ BETTER = 10.0  # nats of all rows by which one story must beat another
 PLACES = 10  # values that a bin must have room for before one of them is a surprise
 CANDIDATES = 3  # most common values that may be placeholders
 RISE = 0.01  # of the rows that a placeholder must fill
+FAR_CHANCE = 0.01  # chance at which a value far outside is a placeholder; it takes less proof than one inside
+RANGE = 0.95  # of the values that leave a range, or are back in it
+OFFSET = 0.5  # of the range: smaller offsets show no more than a factor does
 PART = 0.05  # of the rows that either kind must have where only some were converted
 
 FAR_SCALES = tuple(c for c in SCALES if not 1 / FAR < c.factor < FAR)
@@ -84,6 +91,11 @@ class _Look:
     def bin_of(self, value: float) -> int:
         return int(self.case.bins.assign(np.array([value]))[0])
 
+    def within(self, values: NDArray[np.float64], margin: float) -> float:
+        """Share of values between the reference's outer edges, or at most this far outside."""
+        low, high = self.reference.edges[0] - margin, self.reference.edges[-1] + margin
+        return float(((values >= low) & (values <= high)).sum() / max(values.size, 1))
+
     def undone(self, undo: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> float:
         """Share of the move that is gone when a change of values is undone."""
         return self.case.explained(self.case.bins.count(undo(self.case.finite)))
@@ -95,27 +107,42 @@ class _Look:
 def _stuck(look: _Look) -> Fault | None:
     case = look.case
     top = int(look.rows.argmax())
-    share = look.rows[top] / look.rows.sum()
+    share = float(look.rows[top] / look.rows.sum())
     value = float(look.values[top])
-    # A whole window of one value is common where a column changes slowly: then the window is worth few independent rows.
-    if share < CONSTANT or case.more_than(int(look.rows[top]), case.at_most(look.bin_of(value))) > SURE:
+    bound = case.at_most(look.bin_of(value))
+    if share < STUCK or case.constant or case.more_than(int(look.rows[top]), bound) > SURE:
+        return None
+    # A whole window of one value is common where a column changes slowly, unless its values do not even repeat.
+    if case.independent < ENOUGH and look.reference.repeats > REPEATS:
         return None
     return look.fault(
-        "stuck", float(share), f"is {number(value)} in {percent(share)} of the rows; the reference varied"
+        "stuck", share, f"is {number(value)} in {percent(share)} of the rows; the reference varied"
     )
 
 
 def _converted(look: _Look) -> Fault | None:
-    """Celsius to Fahrenheit and the like: scale and offset both fit, and no shift of the column fits as well."""
-    best = max(AFFINE, key=lambda conversion: look.undone(_inverse(conversion)))
-    explained = look.undone(_inverse(best))
-    offset = float(np.median(look.case.finite)) - look.reference.quantile(0.5)
-    if best.factor == 1:
-        told = abs(offset - best.offset) < 0.2 * abs(best.offset) and explained >= LOOSE
-    else:
-        shifted = look.undone(lambda values: values - offset)
-        told = (explained - shifted) * look.case.moved * look.case.independent > BETTER and explained >= CLOSE
-    return look.fault("units", 1.0, _changed(best)) if told else None
+    """Celsius to Fahrenheit and the like.
+
+    Told where the column left its range altogether and is back in it once it is converted, whatever the weather; or where the conversion fits
+    and no shift of the column fits as well.
+    """
+    edges_E, case = look.reference.edges, look.case
+    if len(edges_E) < LEAST:
+        return None
+    span = float(edges_E[-1] - edges_E[0])
+    apt = [
+        c for c in AFFINE if abs(c.offset) >= OFFSET * span * max(c.factor, 1)
+    ]  # elsewhere it is a mere factor
+    best = min(apt, key=lambda c: case.excess(case.bins.count(_inverse(c)(case.finite))), default=None)
+    if best is None:
+        return None
+    back = _inverse(best)(case.finite)
+    if look.within(case.finite, span) <= 1 - RANGE and look.within(back, span / 2) >= RANGE:
+        return look.fault("units", 1.0, _changed(best))
+    offset = float(np.median(case.finite)) - look.reference.quantile(0.5)
+    explained, shifted = look.undone(_inverse(best)), look.undone(lambda values: values - offset)
+    told = best.factor != 1 and (explained - shifted) * case.moved * case.independent > BETTER
+    return look.fault("units", 1.0, _changed(best)) if told and explained >= CLOSE else None
 
 
 def _rescaled(look: _Look) -> Fault | None:
@@ -126,7 +153,11 @@ def _rescaled(look: _Look) -> Fault | None:
     best = max(FAR_SCALES, key=lambda conversion: look.undone(_inverse(conversion)))
     explained, known = look.undone(lambda values: values / free), look.undone(_inverse(best))
     better = (explained - known) * look.case.moved * look.case.independent > BETTER and explained >= CLOSE
-    if known >= LOOSE and not better and abs(math.log(best.factor / free)) < math.log(2):
+    better &= (
+        math.log10(best.factor) % 1 != 0
+    )  # factors of ten are common enough for the season to have changed besides
+    enough = LOOSE if len(look.reference.edges) > LEAST else CLOSE  # few bins are easily fitted
+    if known >= enough and not better and abs(math.log(best.factor / free)) < math.log(2):
         return look.fault("rescaled", 1.0, _changed(best))
     if explained >= CLOSE and abs(math.log(free)) >= math.log(FAR):
         return look.fault("rescaled", 1.0, _changed(Conversion(free, 0.0, "")))
@@ -164,7 +195,9 @@ def _partly_converted(look: _Look) -> Fault | None:
         if not PART <= share <= 1 - PART or min(share, 1 - share) * values.size < 20:
             continue
         left = max(case.excess(case.bins.count(part)) for part in (back[marked], values[~marked]))
-        if left <= (1 - CLOSE) * case.moved:
+        # Few rows agree with everything: what chance does to them must be small against what is to be explained.
+        chance = case.effect * case.bins.size / (2 * min(share, 1 - share) * values.size)
+        if max(left, chance) <= (1 - CLOSE) * case.moved:
             return look.fault("partly converted", share, _changed(conversion, share))
     return None
 
@@ -228,7 +261,8 @@ def _rounded(look: _Look) -> Fault | None:
     chance = sum(
         math.comb(len(edges_E), i) * ON_GRID**i * (1 - ON_GRID) ** (len(edges_E) - i) for i in range(on + 1)
     )
-    if chance > SURE:
+    by_luck = (look.reference.step / step) ** len(look.values)  # few values may all happen to be multiples
+    if max(chance, by_luck) > SURE:
         return None
     return look.fault("rounded", 1.0, f"holds only multiples of {number(step)}; the reference was finer")
 
@@ -242,11 +276,11 @@ def _clipped(look: _Look) -> Fault | None:
         k = look.bin_of(value)
         beyond = slice(k + 1, None) if end else slice(None, k)
         share = int(reference_K[beyond].sum()) / reference_K.sum()
-        if not share or case.fewer_than(0, share) > SURE or rows[end] < 10:
+        if not 0 < share <= BEYOND or case.fewer_than(0, share) > SURE or rows[end] < 10:
             continue
         inside = slice(None, k) if end else slice(k + 1, None)
         merged = _merged(counts_K, inside), _merged(reference_K, inside)
-        left = excess(*merged, case.effect)
+        left = excess(*merged)
         held = rows[end] / rows.sum()
         if left < (1 - LOOSE) * case.moved and held >= 0.8 * share:
             text = f"{percent(share)} of the reference lay {word}"
@@ -268,25 +302,30 @@ def _filled(look: _Look) -> Fault | None:
     case, edges_E = look.case, look.reference.edges
     if len(edges_E) < LEAST:
         return None
-    usual = 2 / (len(edges_E) + 1)
+    span = float(edges_E[-1] - edges_E[0])
+    shares_K = case.reference[:-1] / case.reference[:-1].sum()
+    usual = 2 * shares_K[shares_K > 0].min()  # bins with more hold a value that was common in the reference
     for i in np.argsort(-look.rows, kind="stable")[:CANDIDATES].tolist():
         value, rows = float(look.values[i]), int(look.rows[i])
         share = rows / look.rows.sum()
         k = look.bin_of(value)
-        span = edges_E[-1] - edges_E[0]
         far = value < edges_E[0] - span or value > edges_E[-1] + span
         strange = bool(look.reference.step) and not multiples(np.array([value]), look.reference.step)[0]
         strange |= look.reference.one_sign() * value < 0
-        common = case.reference[k] > usual * case.reference[:-1].sum()
+        common = shares_K[k] > usual
         roomy = look.reference.places(k) >= PLACES and not common
-        if share < RISE or not (far or strange or roomy):
+        runs = (
+            case.effect > RUNS and look.reference.repeats > REPEATS
+        )  # values that last: exchange rates, weather
+        if share < RISE or not (far or strange or (roomy and not runs)):
             continue
         # Had the reference held this value too, the bin's other rows would be fewer than the bin's were then.
-        bound = case.at_most(k)
+        bound, limit = case.at_most(k), FAR_CHANCE if far else SURE
         others = case.counts - rows * np.eye(case.bins.size, dtype=np.int64)[k]
         if case.excess(others) <= 0.5 * case.moved:
             bound = max(bound - _at_least(int(others[k]), int(others.sum())), RISE)
-        if case.more_than(rows, bound) <= SURE:
+        stayed = look.within(case.finite[case.finite != value], span)
+        if case.more_than(rows, bound) <= limit and stayed >= 0.5:
             text = f"is exactly {number(value)} in {percent(share)} of the rows: a placeholder?"
             return look.fault("filled", share, text)
     return None

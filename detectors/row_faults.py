@@ -9,7 +9,7 @@ from detectors.bins import NumericBins
 from detectors.columns import Categorical, Column, Columns, rows_of
 from detectors.fault import Case, Fault, Reference, percent
 
-AGREES = 0.8  # of a column's move that is gone when it is read as another column
+AGREES = 0.9  # of a column's move that is gone when it is read as another column
 REPEATED = 0.3  # of the rows that repeat another one
 PAIRED = 8  # moved columns that are tried for each other: the pairs grow with the square
 
@@ -40,7 +40,7 @@ def swapped(cases: Sequence[Case]) -> list[tuple[str, ...]]:
 
 def _read_as(case: Case, other: Case) -> float:
     """Share of the column's own move that is gone when its values are compared with the other's reference."""
-    if isinstance(case.bins, NumericBins) != isinstance(other.bins, NumericBins) or case.moved <= 0:
+    if isinstance(case.bins, NumericBins) != isinstance(other.bins, NumericBins) or not case.clear:
         return 0.0
     effect = max(case.effect, other.effect)
     held = Case(other.bins, other.reference, case.column, effect)
