@@ -92,9 +92,10 @@ class Actor:
         verdict_id = drift_store.add_verdict(connection, self.name, champion.promotion, verdict)
         episode = drift_store.live_episode(connection, self.name)
         now = stream_store.watermark(connection, self.name) or verdict.time_to
-        fault = data_fault(verdict.drift) if verdict.drift else None
+        drift = verdict.drift if verdict.detector == "kl" else None  # a broken column shows in the inputs
+        fault = data_fault(drift) if drift else None
         faulty = episode is not None and "fault" in (episode.assessment or {})
-        if episode is not None and faulty and verdict.drift is not None and fault is None:
+        if episode is not None and faulty and drift is not None and fault is None:
             self.promoter.close_episode(connection, episode, now, "the data are whole again")
             episode = None
         if verdict.alarm and episode is None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from detectors.columns import Columns
 from detectors.detector import Drift
+from detectors.loss import LossEstimate
 
 Json = dict[str, Any]
 
@@ -95,7 +96,7 @@ class Window:
 class Verdict:
     """What a detector says about one window."""
 
-    detector: str  # "kl" or "score"
+    detector: str  # "kl" on inputs, "prediction", "label", or "score"
     start: int
     stop: int
     time_from: datetime
@@ -107,6 +108,7 @@ class Verdict:
     onset: int  # event position where the change most likely began
     drift: Drift | None
     summary: str  # one sentence for people
+    losses: LossEstimate | None = None  # mean loss that the window's counts let expect
 
 
 class EpisodeState(StrEnum):

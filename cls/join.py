@@ -10,6 +10,8 @@ from cls.act import Actor
 from cls.config import StreamConfig
 from cls.detect import judge_scores
 from cls.domain import Champion, RolloutState
+from cls.loss_windows import Landed, LossWindows
+from cls.outputs import row_losses
 from cls.ports import SampleLog
 from cls.times import from_us
 from storage import labels as label_store
@@ -25,13 +27,20 @@ class Joiner:
     """The joining turn of one stream."""
 
     def __init__(
-        self, name: str, settings: StreamConfig, engine: Engine, log: SampleLog, actor: Actor
+        self,
+        name: str,
+        settings: StreamConfig,
+        engine: Engine,
+        log: SampleLog,
+        actor: Actor,
+        windows: LossWindows,
     ) -> None:
         self.name = name
         self.settings = settings
         self.engine = engine
         self.log = log
         self.actor = actor
+        self.windows = windows
 
     def join(self) -> bool:
         """Join the next segment of labels with the predictions made for its events, once all of them are scored."""
@@ -49,8 +58,8 @@ class Joiner:
         position, value = self.log.labels(self.name, segment.start, segment.stop)
         low = int(position.min())
         predictions = self.log.predictions(self.name, low, int(position.max()) + 1).take(position - low)
-        loss = self._losses(predictions.prediction, value)
-        shadow_loss = self._losses(predictions.shadow, value)
+        loss = row_losses(self.settings, predictions.prediction, value)
+        shadow_loss = row_losses(self.settings, predictions.shadow, value)
         events = self.log.events(self.name, low, int(position.max()) + 1)
         own = np.isfinite(loss) & (position >= champion.since) & (predictions.version == champion.version)
         gains = _gains(
@@ -59,6 +68,11 @@ class Joiner:
         with transaction(self.engine) as connection:
             stream_store.advance(connection, self.name, "join", token, str(segment.stop))
             label_store.add_to_panes(connection, self.name, champion.promotion, self._pane_rows, gains)
+            self.windows.land(
+                connection,
+                champion,
+                Landed(position, value, np.where(own, loss, np.nan), events.time_us[position - low]),
+            )
             for rollout in rollouts:
                 served: int | None = rollout.parent
                 other: int | None = rollout.version
@@ -79,17 +93,12 @@ class Joiner:
                         float(base.sum()),
                     )
             self._watch_scores(connection, champion)
+            self.windows.settle(connection, champion)
         return True
 
     @property
     def _pane_rows(self) -> int:
         return self.settings.detect.score_pane_rows
-
-    def _losses(self, prediction: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the loss of each row, NaN where nothing was predicted: absolute error, or 0/1."""
-        if self.settings.task == "regression":
-            return np.abs(prediction - value)
-        return np.where(np.isfinite(prediction), (prediction != value).astype(np.float64), np.nan)
 
     def _watch_scores(self, connection: Connection, champion: Champion) -> None:
         now = stream_store.watermark(connection, self.name)

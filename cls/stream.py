@@ -22,8 +22,10 @@ from cls.detect import judge_window, kl_detector
 from cls.domain import Batch, Champion, DeadLetter, Json, Labels, Verdict, Window
 from cls.ingest import bury, take_events, take_labels
 from cls.join import Joiner
+from cls.loss_windows import LossWindows
 from cls.ports import ArtifactStore, Events, RawBatch, SampleLog, SegmentStore, Source
 from cls.times import from_us, to_us
+from cls.watch import Watcher
 from cls.window import fill
 from detectors.profile import Profile
 from detectors.reference import Reference
@@ -70,8 +72,10 @@ class StreamLoop:
         self.ports = ports
         self.detector = kl_detector(settings.detect)
         self.actor = Actor(name, settings, ports.engine, ports.log, ports.artifacts)
-        self.joiner = Joiner(name, settings, ports.engine, ports.log, self.actor)
         self.profile = lru_cache(maxsize=8)(self._load_profile)
+        windows = LossWindows(name, settings, self.actor, self.profile)
+        self.joiner = Joiner(name, settings, ports.engine, ports.log, self.actor, windows)
+        self.watcher = Watcher(name, settings, ports.engine, ports.log, self.actor, windows)
         self._owed = True  # what was taken in may not have been acted on: a crash or an error came between
         with transaction(ports.engine) as connection:
             stream_store.ensure_stream(connection, name)
@@ -84,10 +88,11 @@ class StreamLoop:
         caught_up = self._owed and self.act(moved=True)
         self._owed = True
         ingested = self.ingest()
+        watched = self.watcher.watch()
         joined = self.joiner.join()
-        acted = self.act(moved=ingested or joined)
+        acted = self.act(moved=ingested or watched or joined)
         self._owed = False
-        return caught_up or acted or ingested or joined
+        return caught_up or acted or ingested or watched or joined
 
     def act(self, *, moved: bool) -> bool:
         """Handle ended jobs, rollouts, requests and decisions; see `Actor.act`."""

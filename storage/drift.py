@@ -20,7 +20,7 @@ _RECENT_NATS = (  # walks the unique index of verdicts backwards
     select(verdicts.c.start, verdicts.c.nats)
     .where(
         verdicts.c.stream == bindparam("stream"),
-        verdicts.c.detector == "kl",
+        verdicts.c.detector == bindparam("detector"),
         verdicts.c.promotion == bindparam("promotion"),
     )
     .order_by(verdicts.c.start.desc())
@@ -84,6 +84,7 @@ def add_verdict(connection: Connection, stream: str, promotion: int, verdict: Ve
     values = {"stream": stream, "promotion": promotion}
     values |= {name: getattr(verdict, name) for name in Verdict.__dataclass_fields__}
     values["drift"] = None if verdict.drift is None else verdict.drift.to_json()
+    values["losses"] = None if verdict.losses is None else verdict.losses.to_json()
     return add_row(connection, _ADD_VERDICT, values)
 
 
@@ -104,9 +105,12 @@ def show_verdict(connection: Connection, verdict_id: int) -> Row[Any] | None:
     return connection.execute(select(verdicts).where(verdicts.c.id == verdict_id)).first()
 
 
-def recent_nats(connection: Connection, stream: str, promotion: int, limit: int) -> list[tuple[int, float]]:
-    """Return (first position, nats) of the last KL windows since a promotion, in order."""
-    found = connection.execute(_RECENT_NATS, {"stream": stream, "promotion": promotion, "limit": limit})
+def recent_nats(
+    connection: Connection, stream: str, promotion: int, limit: int, detector: str = "kl"
+) -> list[tuple[int, float]]:
+    """Return (first position, nats) of a detector's last windows since a promotion, in order."""
+    where = {"stream": stream, "promotion": promotion, "limit": limit, "detector": detector}
+    found = connection.execute(_RECENT_NATS, where)
     return [(int(start), float(nats)) for start, nats in found][::-1]
 
 

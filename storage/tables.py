@@ -196,6 +196,7 @@ verdicts = Table(
     Column("baseline_nats", Float),
     Column("onset", BigInteger, nullable=False),
     Column("drift", JSON),
+    Column("losses", JSON),  # the champion's mean loss as estimated before labels land
     Column("summary", Text, nullable=False),
     UniqueConstraint("stream", "detector", "promotion", "start"),
     Index("ix_verdicts_stream_id", "stream", "id"),
@@ -221,6 +222,48 @@ Index(
     score_panes.c.pane,
     sqlite_where=pane_is_open,
     postgresql_where=pane_is_open,
+)
+
+output_windows = Table(
+    "output_windows",
+    metadata,
+    _stream(primary_key=True),
+    Column("promotion", BigInteger, nullable=False),  # whose reference the counts belong to
+    Column("pane", BigInteger, nullable=False),  # counted from the promotion's first position
+    Column("rows", Integer, nullable=False),  # predicted by its version
+    Column("time_from", Instant, nullable=False),
+    Column("time_to", Instant, nullable=False),
+    Column("inputs", LargeBinary, nullable=False),  # int64 little-endian
+    Column("outputs", LargeBinary, nullable=False),
+)
+
+loss_windows = Table(
+    "loss_windows",
+    metadata,
+    _stream(primary_key=True),
+    Column("promotion", BigInteger, primary_key=True),
+    Column("pane", BigInteger, primary_key=True),  # counted from the promotion's first position
+    Column("start", BigInteger, nullable=False),
+    Column("stop", BigInteger, nullable=False),
+    Column("time_from", Instant, nullable=False),  # of the events seen in it
+    Column("time_to", Instant, nullable=False),
+    Column("complete", Boolean, nullable=False),  # all of its events are predicted
+    Column("estimate", JSON),  # mean loss before labels land
+    Column("labels", Integer, nullable=False),  # landed
+    Column("label_counts", LargeBinary, nullable=False),  # of the first to land; int64 little-endian
+    Column("labelled", Integer, nullable=False),  # of these, with a prediction by its version
+    Column("loss", Float, nullable=False),  # sum over these
+    Column("inside", Boolean),  # whether the realised mean loss fell inside the estimated interval
+    Column("state", String(16), nullable=False),  # open | covered | uncovered
+)
+loss_window_is_open = loss_windows.c.state == literal_column("'open'")
+Index(
+    "ix_loss_windows_open",
+    loss_windows.c.stream,
+    loss_windows.c.promotion,
+    loss_windows.c.pane,
+    sqlite_where=loss_window_is_open,
+    postgresql_where=loss_window_is_open,
 )
 
 episodes = Table(

@@ -157,6 +157,34 @@ def upgrade() -> None:
         batch_op.create_index("ix_ledger_stream_kind_id", ["stream", "kind", "id"], unique=False)
 
     op.create_table(
+        "loss_windows",
+        sa.Column("stream", sa.String(length=63), nullable=False),
+        sa.Column("promotion", sa.BigInteger(), nullable=False),
+        sa.Column("pane", sa.BigInteger(), nullable=False),
+        sa.Column("start", sa.BigInteger(), nullable=False),
+        sa.Column("stop", sa.BigInteger(), nullable=False),
+        sa.Column("time_from", sa.BigInteger(), nullable=False),
+        sa.Column("time_to", sa.BigInteger(), nullable=False),
+        sa.Column("complete", sa.Boolean(), nullable=False),
+        sa.Column("estimate", sa.JSON(), nullable=True),
+        sa.Column("labels", sa.Integer(), nullable=False),
+        sa.Column("label_counts", sa.LargeBinary(), nullable=False),
+        sa.Column("labelled", sa.Integer(), nullable=False),
+        sa.Column("loss", sa.Float(), nullable=False),
+        sa.Column("inside", sa.Boolean(), nullable=True),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.PrimaryKeyConstraint("stream", "promotion", "pane", name=op.f("pk_loss_windows")),
+    )
+    with op.batch_alter_table("loss_windows", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_loss_windows_open",
+            ["stream", "promotion", "pane"],
+            unique=False,
+            sqlite_where=sa.text("state = 'open'"),
+            postgresql_where=sa.text("state = 'open'"),
+        )
+
+    op.create_table(
         "open_windows",
         sa.Column("stream", sa.String(length=63), nullable=False),
         sa.Column("partition", sa.Integer(), nullable=False),
@@ -168,6 +196,18 @@ def upgrade() -> None:
         sa.Column("counts", sa.LargeBinary(), nullable=False),
         sa.Column("baseline_counts", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("stream", "partition", name=op.f("pk_open_windows")),
+    )
+    op.create_table(
+        "output_windows",
+        sa.Column("stream", sa.String(length=63), nullable=False),
+        sa.Column("promotion", sa.BigInteger(), nullable=False),
+        sa.Column("pane", sa.BigInteger(), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False),
+        sa.Column("time_from", sa.BigInteger(), nullable=False),
+        sa.Column("time_to", sa.BigInteger(), nullable=False),
+        sa.Column("inputs", sa.LargeBinary(), nullable=False),
+        sa.Column("outputs", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("stream", name=op.f("pk_output_windows")),
     )
     op.create_table(
         "outbox",
@@ -374,6 +414,7 @@ def upgrade() -> None:
         sa.Column("baseline_nats", sa.Float(), nullable=True),
         sa.Column("onset", sa.BigInteger(), nullable=False),
         sa.Column("drift", sa.JSON(), nullable=True),
+        sa.Column("losses", sa.JSON(), nullable=True),
         sa.Column("summary", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_verdicts")),
         sa.UniqueConstraint(
@@ -472,7 +513,16 @@ def downgrade() -> None:
         batch_op.drop_index("ix_outbox_done_at_id")
 
     op.drop_table("outbox")
+    op.drop_table("output_windows")
     op.drop_table("open_windows")
+    with op.batch_alter_table("loss_windows", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_loss_windows_open",
+            sqlite_where=sa.text("state = 'open'"),
+            postgresql_where=sa.text("state = 'open'"),
+        )
+
+    op.drop_table("loss_windows")
     with op.batch_alter_table("ledger", schema=None) as batch_op:
         batch_op.drop_index("ix_ledger_stream_kind_id")
         batch_op.drop_index("ix_ledger_stream_id")

@@ -15,8 +15,10 @@ import pytest
 from sqlalchemy import Connection, Engine, select
 
 import cls.act
+import cls.join
 import cls.scorer
 import cls.stream
+import cls.watch
 from cls.config import StreamConfig
 from cls.domain import JobInput, JobKind, RolloutState
 from cls.errors import Permanent
@@ -231,6 +233,8 @@ class World:
             tables.open_windows,
             tables.verdicts,
             tables.score_panes,
+            tables.output_windows,
+            tables.loss_windows,
             tables.episodes,
             tables.jobs,
             tables.versions,
@@ -343,7 +347,7 @@ def reboot(world: World, crashes: Crashes) -> None:
 
 
 def driven(world: World, crashes: Crashes, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    for module in (cls.stream, cls.act, cls.scorer):
+    for module in (cls.stream, cls.act, cls.join, cls.watch, cls.scorer):
         monkeypatch.setattr(module, "transaction", crashes)
     reboot(world, crashes)
     for kind, data in schedule():
