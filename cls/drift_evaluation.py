@@ -11,20 +11,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
-from cls.cells import Mask, categories, numbers
 from cls.config import DetectConfig, StreamConfig
 from cls.config_faults import nearest
 from cls.detect import kl_detector
 from cls.errors import BadData, NotFound
+from cls.file_columns import Wanted, read_columns
 from cls.infer import infer_schema
-from cls.infer_read import read_sample
-from cls.typed import derived
-from detectors.columns import Column, Columns, rows_of, take
-from detectors.derivation import derivations_of
+from detectors.columns import Columns, rows_of, take
 from detectors.evaluation import Evaluation, KnownChange, Monitor, blocks_of, judge, spans_of
 from detectors.monitors import MonitorMaker
 from detectors.sequential import SequentialDetector
@@ -113,26 +106,12 @@ def read_recorded(
 
     Raises
     ------
+    NotFound
+        If there is no such file.
     BadData
         If it cannot be read, has none of the features, or the rows asked for are not there.
     """
-    if not path.is_file():
-        raise BadData(f"{path}: there is no such file")
-    table = read_sample(path, rows=np.iinfo(np.int64).max)
-    schema = infer_schema(path) if stream is None else stream.columns
-    columns: dict[str, Column] = {}
-    for name in schema.numeric:
-        columns[name] = _numbers(table, name, tell)
-    columns |= {name: categories(table, name) for name in schema.categorical}
-    typed = derivations_of(schema)
-    columns |= derived(table, typed, partial(_told, tell))
-    there = set(table.column_names) | {
-        name for one in typed if one.name in table.column_names for name in one.names
-    }
-    known_names = list(columns)
-    columns = {name: column for name, column in columns.items() if name in there}
-    if not columns:
-        raise BadData(f"{path}: has none of the features{nearest('', known_names)}")
+    columns = read_columns(path, Wanted.of(infer_schema(path) if stream is None else stream.columns), tell)
     rows = rows_of(columns)
     if reference_rows is None:
         share = rows // REFERENCE_SHARE
@@ -237,19 +216,3 @@ def _spans(changes: Iterable[KnownChange], rows: int) -> list[tuple[int, int]]:
         return spans_of(list(changes), rows)
     except ValueError as error:
         raise BadData(str(error)) from error
-
-
-def _told(tell: Callable[[str], None], mask: Mask, reason: str) -> None:
-    if mask.any():
-        tell(f"{int(mask.sum())} values count as missing: {reason}")
-
-
-def _numbers(table: pa.Table, name: str, tell: Callable[[str], None]) -> NDArray[np.float64]:
-    """Return numbers, with what is none, or infinite, as missing."""
-    faults: list[Mask] = []
-    values = numbers(table, name, lambda mask, _: faults.append(mask), name)
-    bad = np.logical_or.reduce(faults)
-    if bad.any():
-        tell(f"{name}: {int(bad.sum())} values are no finite numbers, and count as missing")
-    values[bad] = np.nan
-    return values
