@@ -29,14 +29,15 @@ Floats = NDArray[np.float64]
 # Sizes lie a factor of two apart, where a size between them loses 3% to 11% of the evidence; small shifts weigh more
 # because a nat costs them more rows.
 LOCATIONS = (
-    (0.1, 0.26),
-    (0.2, 0.2),
-    (0.4, 0.14),
+    (0.1, 0.3),
+    (0.2, 0.22),
+    (0.4, 0.15),
     (0.8, 0.1),
 )  # standard deviations, and weight of both signs
-SCALES = ((0.2, 0.09), (0.5, 0.06))  # of standardised squares; on a normal feature, variance x1.3 and x1.7
-SPIKES = ((0.01, 0.025), (0.05, 0.025))  # share that moves into the bin, and weight
-MEMORIES = ((1 / 64, 0.05), (1 / 512, 0.05))  # share that the latest row has, and weight
+SCALES = ((0.2, 0.07), (0.5, 0.05))  # of standardised squares; on a normal feature, variance x1.3 and x1.7
+SPIKES = ((0.01, 0.015), (0.05, 0.015))  # share that moves into the bin, and weight
+MEMORIES = ((1 / 64, 0.04), (1 / 512, 0.04))  # share that the latest row has, and weight
+UNORDERED = 0.25  # of their weight is what tilts keep where bins are categories
 MIXED = 0.2  # share of p in the mixture with a memory: no row can cost more than the factor 0.2
 SPREAD_BLOCKS = 100  # that the spread of the design effects takes
 AUTOREGRESSIVE = 0.7  # share of the largest in the excess of all
@@ -218,7 +219,9 @@ def _weights(feature: Bins, p_K: Floats, table_KJ: Floats) -> Floats:
     tilts = np.repeat([weight / 2 for _, weight in (*LOCATIONS, *SCALES)], 2)
     tilts[special.rel_entr(q_KJ, p_K[:, None]).sum(axis=0) < POWERLESS] = 0.0
     spikes = np.tile([weight for _, weight in SPIKES], 2)
-    if not isinstance(feature, CategoricalBins):
+    if isinstance(feature, CategoricalBins):
+        tilts *= UNORDERED
+    else:
         spikes[len(SPIKES) :] = 0.0
     memories = [weight for _, weight in MEMORIES]
     weights = np.concatenate((tilts, spikes, memories))

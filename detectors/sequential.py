@@ -16,16 +16,19 @@ it comes. Bets against the urn are fair at any size of the reference, averaged o
 own past only; that others know more about it is ignored. For categories the prior is an assumption, which can cost no more
 than the urn's regret, about ln(rows) / 2 nats per category over the whole stream.
 
-**Many features.** Part of the budget goes to the mean over single features, `JOINT` of it to one joint bet per row, a portfolio
+**Many features.** Part of the budget, 1 - `JOINT`, goes to the mean over single features: an average of fair evidence is fair under any
+dependence, a product is not. The rest goes to one joint bet per row, a portfolio
 
-    1 + sum_f w_f (L_f - 1) / max(1, risk),    w_f = R_f odds / (1 + R_f odds),
+    1 + sum_f w_f (L_f - 1) / max(1, risk),    w_f = odds R_f / (1 + odds R_f),
 
-with L_f the feature's mixture of experts, w_f the probability that it has moved by now, and risk the most that the sum can
-lose. An average of fair bets is fair under any dependence, and if several features move, their gains add up as those of a
+with L_f the feature's mixture of experts, w_f the probability that it has moved by now (Shiryaev), and risk the most that the sum
+can lose. It is an average too, and so as fair; but where several features move, their gains add up nearly as those of a
 product would.
 
 **Dependent rows** count 1 / d each, d being the design effect: L^(1/d) has the drift and the variance of fair evidence over many
-rows. That is no theorem, and depends on the estimate of d; `unsupported` says when a reference is too short for one.
+rows, and what features win together is discounted once more, as each one's exponent does not know of the others. This rests on the
+central limit theorem and on the estimate of d; `unsupported` says when a reference is too short for that. Where rows are
+independent after all, an exponent below one costs delay, never the run length (Jensen).
 
 **Tolerance.** Experts bet against the worst distribution P with KL(P || reference) <= tolerance, not against the reference, and so
 their evidence has mean at most 1 under any sequence of such P: the run length holds however long tolerated drift lasts. Exact for
@@ -47,8 +50,14 @@ from detectors.experts import Bank, Memory, bank_of, memory_of
 from detectors.profile import Profile
 
 ODDS = 1 / 1024  # that a feature moves at a given row, in the joint bet
-JOINT = 0.4  # share of the joint bet
-RECENT = 2.0  # a start this many times the run length ago counts 1 / e^4: silence alone must never add up to an alarm
+JOINT = 0.33  # share of the joint bet
+SILENCE = (
+    2.0  # a start one run length ago counts exp(-2): where nothing ever happens, no rows add up to an alarm
+)
+FORMAT = 1  # version of the state's JSON document
+SILENCE = (
+    2.0  # a start one run length ago counts exp(-2): where nothing ever happens, no rows add up to an alarm
+)
 FORMAT = 1  # version of the state's JSON document
 
 
@@ -196,12 +205,8 @@ class SequentialRunner:
             raise ValueError("the state was not made with this profile")
         self._rows = 0 if state is None else state.rows
         # As Python floats: numba would compile once more for integers.
-        self._limits = (
-            ODDS,
-            JOINT,
-            1 - RECENT / max(detector.run_length, 2 * RECENT),
-            float(detector.run_length),
-        )
+        keep = math.exp(-SILENCE / detector.run_length)
+        self._limits = (ODDS, JOINT, keep, float(detector.run_length))
 
     @property
     def state(self) -> State:
