@@ -18,9 +18,8 @@ from detectors.columns import Columns, rows_of
 from detectors.dispersion import Dispersion
 from detectors.interaction import Interaction, dispersion_of_pair, interaction
 
-SLABS = (
-    4  # of a numeric feature: nine degrees of freedom a pair, sixty window rows a cell at windows of 1,000
-)
+# Of a numeric feature: nine degrees of freedom a pair, sixty window rows a cell at windows of 1,000.
+SLABS = 4
 CATEGORIES = 5  # with a slab of their own
 LIMIT = 256  # pairs, unless more are needed for each feature to take part
 TOP_PAIRS = 5  # named in a verdict
