@@ -59,7 +59,8 @@ def recent_reference(
     label_stop
         Label position up to which labels are there.
     labels_since
-        Event position before which labels belong to an earlier regime.
+        Event position before which labels belong to an earlier regime. Losses given the inputs are taken from there, too: a change that
+        moved them would have called for an update.
     predict
         The version.
     seed
@@ -85,8 +86,9 @@ def recent_reference(
     outputs = profile(output_columns(stream, prediction[own], uncertainty[own]), len(own))
 
     labelled = log.labelled(name, max(label_stop - 2 * settings.reference_rows, 0), label_stop)
-    landed, first = _covered(labelled, labels_since, settings.window_rows, settings.label_rows)
+    landed, first = _covered(labelled, settings.window_rows, settings.label_rows)
     landed, first = landed[-settings.reference_rows :], first[-settings.reference_rows :]
+    first = first[labelled.position[first] >= labels_since]
     labels = profile(label_columns(stream, labelled.target[first]), len(first))
 
     columns = take(labelled.columns, landed)
@@ -105,16 +107,13 @@ def recent_reference(
     return to_json(Reference(inputs, outputs, labels, by_inputs, by_outputs).to_json())
 
 
-def _covered(
-    labelled: Labelled, since: int, window_rows: int, least: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _covered(labelled: Labelled, window_rows: int, least: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the labels of covered windows in the order of their events: all of them, and the first `least` to land of each.
 
     A window is judged once `least` of its labels are there. Those that land first may differ from the rest, so that the reference
     must leave out the rest, too.
     """
     order = np.argsort(labelled.position, kind="stable")
-    order = order[labelled.position[order] >= since]
     _, which, counts = np.unique(
         labelled.position[order] // window_rows, return_inverse=True, return_counts=True
     )

@@ -8,6 +8,7 @@ import typer
 
 from cls.cli.drift_bars import bars
 from cls.cli.drift_evaluate import evaluate
+from cls.cli.drift_performance import performance
 from cls.cli.drift_profile import profile
 from cls.cli.groups import ListingGroup
 from cls.cli.home import known_stream, state
@@ -29,6 +30,7 @@ drift = typer.Typer(
     rich_markup_mode=None,
 )
 drift.command()(evaluate)
+drift.command()(performance)
 drift.add_typer(profile, name="profile")
 
 
@@ -75,11 +77,16 @@ def show(
         row = show_verdict(connection, verdict)
     if row is None:
         raise NotFound(f"no verdict {verdict}")
-    values = rows_of([row], (*VERDICT, "drift"))[0]
+    values = rows_of([row], (*VERDICT, "drift", "diagnosis"))[0]
     if as_json:
         print_json(values)
         return
     print_pairs({name: values[name] for name in VERDICT}, title=f"verdict {verdict}")
+    if values["diagnosis"]:
+        print_pairs(
+            {"kind": values["diagnosis"]["kind"], "evidence": "\n".join(values["diagnosis"]["evidence"])},
+            title="diagnosis",
+        )
     if not values["drift"]:
         return
     features = values["drift"]["features"]

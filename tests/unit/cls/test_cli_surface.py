@@ -28,6 +28,7 @@ SURFACE = [
     "cls drift episodes [STREAM] --limit --json",
     "cls drift evaluate FILE --changes --detector --reference-rows --window-rows --stream --json",
     "cls drift list [STREAM] --alarms --limit --json",
+    "cls drift performance STREAM --limit --json",
     "cls drift profile build --out [FILE] --stream --version --from --to --like --json",
     "cls drift profile compare PROFILE CURRENT --stream --by --json",
     "cls drift profile merge PROFILE... --out --json",
