@@ -12,10 +12,10 @@ from sqlalchemy import Connection, Engine
 
 from cls.config import StreamConfig
 from cls.decide import Request, Situation, decide
-from cls.detect import data_fault
 from cls.domain import (
     Champion,
     Defer,
+    Episode,
     EpisodeState,
     JobKind,
     JobState,
@@ -36,6 +36,8 @@ from storage import log as log_store
 from storage import streams as stream_store
 from storage import versions as version_store
 from storage.db import reading, transaction
+
+WHOLE = 3  # windows in a row that alarm without a fault, before drift is believed after one
 
 
 class Actor:
@@ -92,14 +94,35 @@ class Actor:
         verdict_id = drift_store.add_verdict(connection, self.name, champion.promotion, verdict)
         episode = drift_store.live_episode(connection, self.name)
         now = stream_store.watermark(connection, self.name) or verdict.time_to
-        drift = verdict.drift if verdict.detector == "kl" else None  # a broken column shows in the inputs
-        fault = data_fault(drift) if drift else None
-        faulty = episode is not None and "fault" in (episode.assessment or {})
-        if episode is not None and faulty and drift is not None and fault is None:
+        fault = None if verdict.diagnosis is None else verdict.diagnosis.fault
+        if (
+            episode is not None
+            and verdict.detector == "kl"
+            and self._mended(connection, episode, verdict, fault)
+        ):
             self.promoter.close_episode(connection, episode, now, "the data are whole again")
             episode = None
         if verdict.alarm and episode is None:
             self._open_episode(connection, verdict_id, verdict, now, fault)
+
+    def _mended(self, connection: Connection, episode: Episode, verdict: Verdict, fault: str | None) -> bool:
+        """Note what a window of inputs says about a fault; returns whether an episode of one is over.
+
+        A window without an alarm is whole. One that still alarms, but shows no fault, may be one whose fault was not recognised: it takes
+        several in a row. A fault that shows only after drift was called makes the episode one of a fault.
+        """
+        known = episode.assessment or {}
+        if fault is not None:
+            if "fault" in known or episode.state == EpisodeState.OPEN:
+                drift_store.assess_episode(connection, episode.id, {"fault": known.get("fault", fault)})
+            return False
+        if "fault" not in known:
+            return False
+        whole = known.get("whole", 0) + 1
+        if not verdict.alarm or whole >= WHOLE:
+            return True
+        drift_store.assess_episode(connection, episode.id, known | {"whole": whole})
+        return False
 
     def _open_episode(
         self, connection: Connection, verdict_id: int, verdict: Verdict, now: datetime, fault: str | None
@@ -155,7 +178,10 @@ class Actor:
                 if done
                 else {"failed": f"job {job.id} is {job.state}: {job.error or 'by an operator'}"}
             )
-            drift_store.assess_episode(connection, job.input["episode"], found)
+            live = drift_store.live_episode(connection, self.name)
+            broken = live is not None and "fault" in (live.assessment or {})
+            if not broken:  # what broken rows cost is no harm of drift
+                drift_store.assess_episode(connection, job.input["episode"], found)
         if job.kind == JobKind.UPDATE:
             self._update_ended(connection, job, now)
 

@@ -13,9 +13,6 @@ from detectors.profile import Profile
 from detectors.scores import ScoreDetector
 
 HISTORY = 50  # windows that the search for the onset looks back over
-FAULT_SHARE = (
-    0.5  # of a window's rows newly missing in a column: a fault of the data, not a change of the world
-)
 
 
 def kl_detector(settings: DetectConfig) -> KLDetector:
@@ -95,15 +92,6 @@ def judge_scores(
         drift=None,
         summary=f"the champion's error rose from {change.before:.4g} to {change.after:.4g}",
     )
-
-
-def data_fault(drift: Drift) -> str | None:
-    """Return what is wrong with the data if the window shows a broken column rather than a changed world."""
-    for feature in drift.features:
-        for label, before, after in feature.top_bins:
-            if label == "missing" and after - before > FAULT_SHARE:
-                return f"column {feature.name!r} is missing in {after:.0%} of the rows (before: {before:.0%})"
-    return None
 
 
 def _sentence(drift: Drift, since: int) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from detectors.columns import Columns
 from detectors.detector import Drift
+from detectors.diagnosis import Diagnosis
 from detectors.loss import LossEstimate
 
 Json = dict[str, Any]
@@ -109,6 +110,7 @@ class Verdict:
     drift: Drift | None
     summary: str  # one sentence for people
     losses: LossEstimate | None = None  # mean loss that the window's counts let expect
+    diagnosis: Diagnosis | None = None  # of an alarm on inputs
 
 
 class EpisodeState(StrEnum):

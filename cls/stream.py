@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine
 from cls.act import Actor
 from cls.config import StreamConfig
 from cls.detect import judge_window, kl_detector
+from cls.diagnose import diagnosed, window_rows
 from cls.domain import Batch, Champion, DeadLetter, Json, Labels, Verdict, Window
 from cls.ingest import bury, take_events, take_labels
 from cls.join import Joiner
@@ -27,6 +28,7 @@ from cls.ports import ArtifactStore, Events, RawBatch, SampleLog, SegmentStore, 
 from cls.times import from_us, to_us
 from cls.watch import Watcher
 from cls.window import fill
+from detectors.columns import Columns
 from detectors.profile import Profile
 from detectors.reference import Reference
 from storage import drift as drift_store
@@ -242,7 +244,8 @@ class StreamLoop:
             window = drift_store.read_window(connection, self.name)
             first = version_store.first_reference(connection, self.name)
             history = drift_store.recent_nats(connection, self.name, champion.promotion, 50)
-        reference, baseline = self.profile(champion.reference).inputs, self.profile(first).inputs
+        regime = self.profile(champion.reference)
+        reference, baseline = regime.inputs, self.profile(first).inputs
         if window is not None and window.promotion != champion.promotion:
             window = self._recount(window, reference, baseline)
         closed, window = fill(window, events, reference, baseline, self.settings.detect.window_rows)
@@ -250,8 +253,11 @@ class StreamLoop:
         for done in closed:
             verdict = judge_window(done, reference, baseline, self.detector, history)
             history = [*history, (done.start, verdict.nats or 0.0)]
-            verdicts.append(verdict)
+            verdicts.append(diagnosed(verdict, done, regime, partial(self._rows, done, events)))
         return verdicts, window
+
+    def _rows(self, window: Window, batch: Events) -> Columns:
+        return window_rows(self.ports.log, self.name, window, batch, self.settings.detect.window_rows)
 
     def _recount(self, window: Window, reference: Profile, baseline: Profile) -> Window | None:
         """Count an open window anew on the reference of a new champion."""

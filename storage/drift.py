@@ -85,6 +85,7 @@ def add_verdict(connection: Connection, stream: str, promotion: int, verdict: Ve
     values |= {name: getattr(verdict, name) for name in Verdict.__dataclass_fields__}
     values["drift"] = None if verdict.drift is None else verdict.drift.to_json()
     values["losses"] = None if verdict.losses is None else verdict.losses.to_json()
+    values["diagnosis"] = None if verdict.diagnosis is None else verdict.diagnosis.to_json()
     return add_row(connection, _ADD_VERDICT, values)
 
 

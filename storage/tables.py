@@ -197,6 +197,7 @@ verdicts = Table(
     Column("onset", BigInteger, nullable=False),
     Column("drift", JSON),
     Column("losses", JSON),  # the champion's mean loss as estimated before labels land
+    Column("diagnosis", JSON),  # of an alarm: a fault of the data, harmless or harmful drift
     Column("summary", Text, nullable=False),
     UniqueConstraint("stream", "detector", "promotion", "start"),
     Index("ix_verdicts_stream_id", "stream", "id"),

@@ -415,6 +415,7 @@ def upgrade() -> None:
         sa.Column("onset", sa.BigInteger(), nullable=False),
         sa.Column("drift", sa.JSON(), nullable=True),
         sa.Column("losses", sa.JSON(), nullable=True),
+        sa.Column("diagnosis", sa.JSON(), nullable=True),
         sa.Column("summary", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_verdicts")),
         sa.UniqueConstraint(
