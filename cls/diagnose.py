@@ -24,7 +24,7 @@ def diagnosed(verdict: Verdict, window: Window, reference: Reference, rows: Call
         return verdict
     losses = reference.estimate_loss(window.counts)
     found = diagnose(reference.inputs, verdict.drift, rows(), losses)
-    if not verdict.alarm and found.fault is None:
+    if not verdict.alarm and not found.evident:
         return verdict
     moved = f" ({verdict.summary})" if verdict.alarm else ""
     return replace(verdict, alarm=True, summary=f"{found.summary}{moved}", losses=losses, diagnosis=found)

@@ -21,7 +21,7 @@ from detectors.loss import LossEstimate
 from detectors.numeric_faults import numeric_fault
 from detectors.profile import Profile
 from detectors.row_faults import repeated_rows, swapped
-from detectors.segment import moved_rows
+from detectors.segment import LEAST_ROWS, moved_rows
 from detectors.verdict import Drift, FeatureDrift
 from detectors.words import moved_sentence
 
@@ -30,6 +30,9 @@ Kind = Literal["quality", "harmful", "harmless", "unclear"]
 SUSPECT = 0.01  # chance that a feature that did not move is looked at, all features together
 FAR = 0.5  # nats from which a feature is looked at though its own dependence may have carried it there
 VANISHED = 0.4  # of the rows newly missing: nobody's habits change so fast
+CHANCY = frozenset(
+    ("filled", "clipped", "partly converted")
+)  # faults that rest on an alarm, being told by shares
 MARGIN = 0.05  # rise of the mean loss, as a share, that is no harm
 TOP = 3  # features named in a sentence
 
@@ -77,6 +80,11 @@ class Diagnosis:
         faults = [finding.sentence for finding in self.features if finding.fault is not None]
         return "; ".join(faults[:TOP] or self.evidence[:1])
 
+    @property
+    def evident(self) -> bool:
+        """Whether there is a fault that shows by itself, even in a window that did not alarm."""
+        return any(finding.fault is not None and finding.fault not in CHANCY for finding in self.features)
+
     def to_json(self) -> dict[str, Any]:
         """Write plain JSON types, which `from_json` reads back exactly."""
         features = [
@@ -120,37 +128,40 @@ def diagnose(
     losses
         Estimate of the window's mean loss; without one, drift is neither harmful nor harmless but unclear.
     """
-    bins = {feature.name: i for i, feature in enumerate(profile.features)}
     expected_K, _ = profile.expected(profile.count(_typed(profile, window)))  # of the window's own seasons
-    references = [np.round(part).astype(np.int64) for part in profile.split(expected_K)]
+    references = {
+        bins.name: Case(bins, np.round(part).astype(np.int64), np.zeros(0), effects.mean)
+        for bins, part, effects in zip(
+            profile.features, profile.split(expected_K), profile.dispersion, strict=True
+        )
+    }
+    repeated = repeated_rows(_known(profile, window), _numeric_references(profile))
+    if repeated and repeated[1].size >= LEAST_ROWS:  # the rest is told from the rows as they first came
+        window = take(window, repeated[1])
     findings, cases = [], []
     for moved in _suspects(drift):
-        i = bins[moved.name]
-        effect = profile.dispersion[i].mean
-        column = window.get(moved.name)
-        if column is None or _mistyped(profile.features[i], column):
+        if moved.name not in references:
+            continue
+        reference, column = references[moved.name], window.get(moved.name)
+        if column is None or _mistyped(reference.bins, column):
             findings.append(_broken(moved, rows_of(window), column))
             continue
-        rows = moved_rows(profile.features[i].assign(column), references[i])
-        case = Case(profile.features[i], references[i], _cut(column, rows), effect)
+        rows = moved_rows(reference.bins.assign(column), reference.reference)
+        case = replace(reference, column=_cut(column, rows))
         cases.append(case)
         findings.append(_finding(case, moved, rows, rows_of(window)))
     findings = _with_swaps(findings, swapped(cases))
-    evidence = []
-    if not any(finding.fault for finding in findings):
-        repeated = repeated_rows(_known(profile, window), _numeric_references(profile))
-        evidence = [repeated.sentence] if repeated else []
+    faults = [finding.sentence for finding in findings if finding.fault]
+    faults = [repeated[0].sentence, *faults] if repeated else faults
+    moves = [finding.sentence for finding in findings if not finding.fault]
     if losses is not None:
         effects = {name: (change, low, high) for name, change, low, high in losses.effects}
         findings = [replace(finding, effect=effects.get(finding.name)) for finding in findings]
     findings.sort(key=lambda finding: finding.fault is None)
-    faulty = bool(evidence) or any(finding.fault for finding in findings)
-    kind: Kind = "quality" if faulty else _harm(losses)
-    if losses is not None and not faulty:  # what a model makes of broken values is nobody's guess
-        evidence = [_loss_sentence(losses, findings)]
-    faults = [finding.sentence for finding in findings if finding.fault]
-    moves = [finding.sentence for finding in findings if not finding.fault]
-    return Diagnosis(kind, (*faults, *evidence, *moves), tuple(findings), losses)
+    if faults:  # what a model makes of broken values is nobody's guess
+        return Diagnosis("quality", (*faults, *moves), tuple(findings), losses)
+    loss = () if losses is None else (_loss_sentence(losses, findings),)
+    return Diagnosis(_harm(losses, findings), (*loss, *moves), tuple(findings), losses)
 
 
 def _typed(profile: Profile, window: Columns) -> Columns:
@@ -246,11 +257,22 @@ def _cut(column: Column, rows: slice) -> Column:
     return take({"": column}, rows)[""]
 
 
-def _harm(losses: LossEstimate | None) -> Kind:
+def _harm(losses: LossEstimate | None, findings: Sequence[FeatureFinding]) -> Kind:
+    """Say whether drift harms, by the mean loss of the window and by what the features that moved did to it.
+
+    The interval of the mean has the luck of the window's rows in it, that of the effects has not. Effects are added with
+    their intervals, as if their errors went together.
+    """
     if losses is None or not np.isfinite([losses.low, losses.high, losses.base]).all():
         return "unclear"
-    limit = (1 + MARGIN) * losses.base
-    return "harmful" if losses.low > limit else "harmless" if losses.high < limit else "unclear"
+    margin = MARGIN * losses.base
+    effects = [finding.effect for finding in findings if finding.effect is not None]
+    low, high = sum(effect[1] for effect in effects), sum(effect[2] for effect in effects)
+    if losses.low > losses.base + margin or (effects and low > margin):
+        return "harmful"
+    if losses.high < losses.base + margin or (effects and high < margin):
+        return "harmless"
+    return "unclear"
 
 
 def _loss_sentence(losses: LossEstimate, findings: Sequence[FeatureFinding]) -> str:

@@ -8,6 +8,7 @@ reference had in the whole bin around it; a column that agrees with the referenc
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +31,8 @@ from detectors.unit_faults import unit_fault
 
 STUCK = 0.995  # of the rows hold one value: the column is stuck
 REPEATS = 0.8  # share of the reference that may repeat other rows' values for those to be called different
-RUNS = 5.0  # rows worth an independent one, from which equal values may come in runs
 LEFT = 0.3  # of the move that may remain once the tail is taken as one bin
+RUNS = 5.0  # rows worth an independent one, from which equal values may come in runs
 BEYOND = 0.5  # of the reference at most: what is cut off is the tail
 PLACES = 10  # values that a bin must have room for before one of them is a surprise
 CANDIDATES = 3  # most common values that may be placeholders
@@ -120,6 +121,9 @@ def _filled(look: Look) -> Fault | None:
     case, edges_E = look.case, look.reference.edges
     if len(edges_E) < LEAST:
         return None
+    lasting = (
+        case.effect > RUNS and look.reference.repeats > REPEATS
+    )  # prices, weather: values stay for a while
     span = float(edges_E[-1] - edges_E[0])
     shares_K = case.reference[:-1] / case.reference[:-1].sum()
     usual = 2 * shares_K[shares_K > 0].min()  # bins with more hold a value that was common in the reference
@@ -130,13 +134,13 @@ def _filled(look: Look) -> Fault | None:
         far = value < edges_E[0] - span or value > edges_E[-1] + span
         strange = bool(look.reference.step) and not multiples(np.array([value]), look.reference.step)[0]
         strange |= look.reference.one_sign() * value < 0
-        common = shares_K[k] > usual
-        roomy = look.reference.places(k) >= PLACES and not common
-        runs = (
-            case.effect > RUNS and look.reference.repeats > REPEATS
-        )  # values that last: exchange rates, weather
-        if share < RISE or not (far or strange or (roomy and not runs)):
+        crowded = (
+            shares_K[k] <= usual and look.reference.places(k) >= PLACES and rows >= look.case.counts[k] / 2
+        )
+        if share < RISE or not (far or strange or (crowded and not lasting)):
             continue
+        # What lies far outside does not follow the column's slow ways: it counts as often as it came back.
+        case = replace(look.case, effect=_run_length(look.case, value)) if far else look.case
         # Had the reference held this value too, the bin's other rows would be fewer than the bin's were then.
         bound, limit = case.at_most(k), FAR_CHANCE if far else SURE
         others = case.counts - rows * np.eye(case.bins.size, dtype=np.int64)[k]
@@ -145,8 +149,15 @@ def _filled(look: Look) -> Fault | None:
         stayed = look.within(case.finite[case.finite != value], span)
         if case.more_than(rows, bound) <= limit and stayed >= 0.5:
             text = f"is exactly {number(value)} in {percent(share)} of the rows: a placeholder?"
-            return look.fault("filled", share, text)
+            return look.fault("placeholder" if far else "filled", share, text)
     return None
+
+
+def _run_length(case: Case, value: float) -> float:
+    """Mean length of the runs in which the rows of a value come."""
+    held_N = np.asarray(case.column) == value
+    begins = int(held_N[0]) + np.count_nonzero(held_N[1:] & ~held_N[:-1])
+    return float(held_N.sum() / max(begins, 1))
 
 
 def _at_least(count: int, rows: int) -> float:

@@ -47,25 +47,28 @@ def _read_as(case: Case, other: Case) -> float:
     return 1 - held.excess(held.counts) / case.moved
 
 
-def repeated_rows(columns: Columns, references: Mapping[str, Reference]) -> Fault | None:
-    """Say whether rows of the window repeat each other where the reference's did not.
+def repeated_rows(
+    columns: Columns, references: Mapping[str, Reference]
+) -> tuple[Fault, NDArray[np.intp]] | None:
+    """Say whether rows of the window repeat each other where the reference's did not, and where each came first.
 
     Two equal rows are equal in every column, so the column that repeats itself least bounds how often rows of the reference did. A window is
     no larger than its reference, and so has no more repetitions by chance.
     """
     rows = rows_of(columns)
-    known = [reference.repeats for name, reference in references.items() if name in columns]
-    if rows < 2 or not known:
+    bound = min((reference.repeats for name, reference in references.items() if name in columns), default=1.0)
+    if rows < 2 or bound >= 1:
         return None
     row_N = np.zeros(rows, dtype=np.intp)
     for column in columns.values():
         code_N = _codes(column)
         row_N = np.unique(row_N * (int(code_N.max()) + 1) + code_N, return_inverse=True)[1]
-    share = 1 - (int(row_N.max()) + 1) / rows
-    if share < max(REPEATED, min(known)):
+    first = np.sort(np.unique(row_N, return_index=True)[1])
+    share = 1 - first.size / rows
+    if share < max(REPEATED, bound):
         return None
-    text = f"{percent(share)} of the rows repeat another row in every column; of the reference's at most {percent(min(known))} did"
-    return Fault("repeated", "", share, text)
+    text = f"{percent(share)} of the rows repeat another row in every column; of the reference's at most {percent(bound)} did"
+    return Fault("repeated", "", share, text), first
 
 
 def _codes(column: Column) -> NDArray[np.intp]:

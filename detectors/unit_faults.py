@@ -116,10 +116,12 @@ def _partly_converted(look: Look) -> Fault | None:
         share = float(marked.mean())
         if not PART <= share <= 1 - PART or min(share, 1 - share) * values.size < 20:
             continue
-        left = max(case.excess(case.bins.count(part)) for part in (back[marked], values[~marked]))
+        raw, undone, rest = (
+            case.excess(case.bins.count(part)) for part in (values[marked], back[marked], values[~marked])
+        )
         # Few rows agree with everything: what chance does to them must be small against what is to be explained.
-        chance = case.effect * case.bins.size / (2 * min(share, 1 - share) * values.size)
-        if max(left, chance) <= (1 - CLOSE) * case.moved:
+        chance = case.effect * case.bins.size / (2 * share * values.size)
+        if max(undone, chance) <= (1 - CLOSE) * raw and rest <= (1 - CLOSE) * case.moved:
             return look.fault("partly converted", share, _changed(conversion, share))
     return None
 

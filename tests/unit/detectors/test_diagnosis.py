@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from detectors.columns import Categorical, Column, Columns, concat, take
 from detectors.detector import KLDetector
-from detectors.diagnosis import Diagnosis, diagnose
+from detectors.diagnosis import CHANCY, Diagnosis, diagnose
 from detectors.loss import LossEstimate
 from detectors.profile import Profile
 
@@ -76,7 +76,7 @@ FAULTS: list[tuple[str, str, Callable[[Numbers], Numbers], str]] = [
     ("price", "rounded", np.floor, "multiples of 1"),
     ("distance", "clipped", lambda x: np.minimum(x, 30), "cut off at 30"),
     ("age", "clipped", lambda x: np.maximum(x, 30), "cut off at 30"),
-    ("temperature", "filled", some(0.08, lambda x: -999), "exactly -999 in 8"),
+    ("temperature", "placeholder", some(0.08, lambda x: -999), "exactly -999 in 8"),
     ("temperature", "filled", some(0.15, lambda x: 15.02), "exactly 15.02"),
     ("distance", "filled", some(0.1, lambda x: 0), "exactly 0"),
     ("age", "filled", some(0.1, lambda x: -1), "exactly -1"),
@@ -91,6 +91,7 @@ def test_a_broken_number_is_a_fault_with_its_name(
     assert (found.kind, found.features[0].name, found.features[0].fault) == ("quality", name, kind)
     assert words in found.summary
     assert repr(name) in str(found.fault)
+    assert found.evident == (kind not in CHANCY)
 
 
 CATEGORIES: list[tuple[str, Callable[[str], str], str]] = [
@@ -172,6 +173,8 @@ def test_repeated_rows_are_seen_where_the_reference_did_not_repeat_itself() -> N
     found = look(take(CLEAN, np.repeat(np.arange(300), 10)))
     assert found.kind == "quality"
     assert "90% of the rows repeat another row" in found.evidence[0]
+    broken = take(with_column("distance", lambda x: 60 * x), np.repeat(np.arange(300), 10))
+    assert {finding.fault for finding in look(broken).features} == {"rescaled", None}
     ages = with_column("age", lambda x: x + 10, {"age": CLEAN["age"]})  # ages repeat by nature
     assert look(ages, profile=DETECTOR.profile({"age": CLEAN["age"]})).kind == "unclear"
 
@@ -206,16 +209,25 @@ def test_a_column_that_is_gone_or_of_another_type_is_a_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "kind"), [(1.2, 1.4, "harmful"), (0.9, 1.02, "harmless"), (0.9, 1.4, "unclear")]
+    ("interval", "effect", "kind"),
+    [
+        ((1.2, 1.4), (-0.1, 0.7), "harmful"),  # whatever did it
+        ((0.9, 1.4), (0.1, 0.5), "harmful"),  # the feature that moved did it
+        ((0.9, 1.02), (-0.1, 0.7), "harmless"),
+        ((0.9, 1.4), (-0.02, 0.03), "harmless"),  # the rest is the luck of the window's rows
+        ((0.9, 1.4), (-0.1, 0.7), "unclear"),
+    ],
 )
-def test_drift_harms_if_the_interval_of_the_loss_says_so(low: float, high: float, kind: str) -> None:
-    losses = LossEstimate(
-        (low + high) / 2, low, high, 1.0, (("score", 0.3, 0.2, 0.4), ("age", 0.0, -0.1, 0.1))
-    )
+def test_drift_harms_if_the_interval_of_the_loss_or_of_the_effect_says_so(
+    interval: tuple[float, float], effect: tuple[float, float], kind: str
+) -> None:
+    known = ("score", 0.3, *effect)
+    losses = LossEstimate(1.1, *interval, 1.0, (known, ("age", 0.5, 0.4, 0.6)))
     found = look(with_column("score", lambda x: x + 1), losses)
     assert found.kind == kind
-    assert found.features[0].effect == (0.3, 0.2, 0.4)
-    assert "+0.3 by 'score'" in found.evidence[0]
+    assert found.features[0].effect == known[1:]
+    assert ("+0.3 by 'score'" in found.evidence[0]) == (effect[0] > 0)
+    assert "age" not in found.evidence[0]  # it did not move
     assert look(with_column("score", np.round), losses).kind == "quality"  # whatever it costs
 
 
