@@ -34,8 +34,8 @@ LOCATIONS = (
     (0.4, 0.15),
     (0.8, 0.1),
 )  # standard deviations, and weight of both signs
-SCALES = ((0.2, 0.07), (0.5, 0.05))  # of standardised squares; on a normal feature, variance x1.3 and x1.7
-SPIKES = ((0.01, 0.015), (0.05, 0.015))  # share that moves into the bin, and weight
+SCALES = ((0.2, 0.06), (0.5, 0.04))  # of standardised squares; on a normal feature, variance x1.3 and x1.7
+SPIKES = ((0.01, 0.03), (0.05, 0.03))  # share that moves into the bin, and weight
 MEMORIES = ((1 / 64, 0.04), (1 / 512, 0.04))  # share that the latest row has, and weight
 UNORDERED = 0.25  # of their weight is what tilts keep where bins are categories
 MIXED = 0.2  # share of p in the mixture with a memory: no row can cost more than the factor 0.2
@@ -55,7 +55,7 @@ class Bank(NamedTuple):
     share_P: Floats  # epsilon of each spike
     floor_FP: Floats  # largest tolerated share of the spike's bin; 0 without a tolerance
     rate_FG: Floats  # of the memories
-    weight_FX: Floats  # of the experts; a feature's sum to one, or are all zero if none has power
+    weight_FX: Floats  # of the experts; a feature's sum to one
     size_F: NDArray[np.intp]  # bins of each feature
     exponent_FX: Floats  # what a row counts: one over the design effect of what the expert looks at
     tolerated: float  # chi-square divergence, for memories

@@ -33,12 +33,8 @@ def watch(
     counts_FK, total_F, tilted_FJ, recent_FGK, scale_FG, unlike_FG, wealth_FX, dated_FX, joint = memory
     table_FKJ, least_FJ, floor_FJ = bank.table_FKJ, bank.least_FJ, bank.floor_FJ
     bin_FP, share_P, floor_FP = bank.bin_FP, bank.share_P, bank.floor_FP
-    rate_FG, weight_FX, exponent_FX, tolerated = (
-        bank.rate_FG,
-        bank.weight_FX,
-        bank.exponent_FX,
-        bank.tolerated,
-    )
+    rate_FG, tolerated = bank.rate_FG, bank.tolerated
+    weight_FX, exponent_FX = bank.weight_FX, bank.exponent_FX
     features, experts = weight_FX.shape
     tilts, spikes = least_FJ.shape[1], share_P.size
     ratio_X, least_X = np.empty(experts), np.empty(experts)
@@ -57,8 +53,11 @@ def watch(
             )
             if dependent:
                 for x in range(experts):
-                    ratio_X[x] **= exponent_FX[f, x]
-                    least_X[x] **= exponent_FX[f, x]
+                    exponent, least = exponent_FX[f, x], least_X[x]
+                    if exponent < 1:
+                        ratio_X[x] **= exponent
+                        # Bernoulli's inequality, cheaper than another power, for what the least becomes.
+                        least_X[x] = least / (least + exponent * (1 - least))
             held = won = lost = slow = after = 0.0
             for x in range(experts):
                 stake = weight_FX[f, x] * (wealth_FX[f, x] + 1)

@@ -115,7 +115,8 @@ def twin(bin_NF: NDArray[np.intp], bank: Bank, profile: Profile) -> tuple[NDArra
             ratio_X = np.concatenate((tilts_KJ[k], spikes_KP[k], ratio_KG[k]))
             least_G = MIXED / (1 + np.sqrt(bank.tolerated * variance_G))
             least_X = np.concatenate((tilts_KJ[inside].min(axis=0), 1 - bank.share_P, least_G))
-            ratio_X, least_X = ratio_X ** bank.exponent_FX[f], least_X ** bank.exponent_FX[f]
+            ratio_X = ratio_X ** bank.exponent_FX[f]
+            least_X = 1 / (1 + bank.exponent_FX[f] * (1 / least_X - 1))
             stake_X = bank.weight_FX[f] * (wealth_FX[f] + 1)
             held = stake_X.sum()
             effect = stake_X @ (1 / bank.exponent_FX[f]) / held
