@@ -11,8 +11,8 @@ requested run length A therefore has mean E[T] = E[R_T] >= A, whatever the distr
 each other.
 
 **Finite references.** p is not the reference's share. Bins end at order statistics of the reference, so the next row's bin, given
-the reference and the rows so far, follows Polya's urn: its counts, a prior of one spacing (`Bins.prior`), and every row put in as
-it comes. Bets against the urn are fair at any size of the reference, averaged over references. Each feature's urn knows its
+the reference and the rows so far, follows Polya's urn: its counts, a prior of one spacing (which `Bins.prior` spreads), and every
+row put in as it comes. Bets against the urn are fair at any size of the reference, averaged over references. Each feature's urn knows its
 own past only; that others know more about it is ignored. For categories the prior is an assumption, which can cost no more
 than the urn's regret, about ln(rows) / 2 nats per category over the whole stream.
 
@@ -201,7 +201,9 @@ class SequentialRunner:
         self._bank = _bank(profile, detector.tolerance)
         self._fresh = detector.start(profile).memory
         self._memory = _copied(self._fresh if state is None else state.memory)
-        if any(mine.shape != theirs.shape for mine, theirs in zip(self._memory, self._fresh, strict=True)):
+        # Without features, JSON's empty lists have lost their shape, and nothing is read.
+        pairs = zip(self._memory, self._fresh, strict=True)
+        if any(mine.shape != fresh.shape and fresh.size for mine, fresh in pairs):
             raise ValueError("the state was not made with this profile")
         self._rows = 0 if state is None else state.rows
         # As Python floats: numba would compile once more for integers.

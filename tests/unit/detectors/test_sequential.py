@@ -281,10 +281,9 @@ def test_silence_alone_never_alarms() -> None:
     detector = SequentialDetector(run_length=500)
     for reference in ({}, {"x": np.full(1000, 4.0)}, {"x": np.full(1000, np.nan)}):
         profile = build_profile(reference)
-        stream = {name: column[:1] for name, column in reference.items()}
-        _, changes = detector.advance(
-            profile, detector.start(profile), {k: np.repeat(v, 50_000) for k, v in stream.items()}
-        )
+        stream = {name: np.repeat(column[:1], 50_000) for name, column in reference.items()}
+        state = State.from_json(detector.start(profile).to_json())
+        _, changes = detector.advance(profile, state, stream)
         assert not changes
 
 
