@@ -25,6 +25,7 @@ from detectors.kl import kl
 DRAWS = 8192  # simulated windows: 26 ms for 17 bins; a tail probability of 1/1000 is then right to 20%
 FINE_DRAWS = 65536  # where a decision hangs on it: right to 6%
 MINIMUM_SKEWNESS = 0.1  # a gamma of 400 shape units, normal for all purposes
+UPPER = 1.28  # standard errors: in nine of ten references the design effect is not larger
 GRID = 16  # window sizes per octave that are simulated; those between borrow the nearest
 
 Floats = float | NDArray[np.float64]
@@ -82,7 +83,8 @@ class Null:
         Parameters
         ----------
         effects
-            Moments of the design effects. Where the reference is too short for them, they widen in proportion to what is missing.
+            Moments of the design effects, of whose mean the upper confidence limit is taken: too small a one costs more false alarms
+            than too large a one saves. Where the reference is too short for them, they widen in proportion to what is missing.
         degrees
             Number of design effects: occupied bins less one.
         """
@@ -95,12 +97,13 @@ class Null:
         if degrees > 1:
             cube += variation**1.5 * (degrees - 2) / math.sqrt(degrees - 1)
         scatter = math.sqrt(effects.unevenness)
-        scale = 1 + (effects.mean - 1) * max(1.0, SOUND_BLOCKS / max(effects.blocks, 1))
+        mean = effects.mean * (1 + UPPER * effects.error)
+        scale = 1 + (mean - 1) * max(1.0, SOUND_BLOCKS / max(effects.blocks, 1))
         return Null(
             scale * self.mean,
             scale * scatter * self.deviation,
             cube / scatter**3 * self.skewness,
-            2 * (self.mean / (scatter * self.deviation)) ** 2 * max(effects.blocks - 1, 1),
+            2 / effects.error**2 if effects.error else math.inf,
         )
 
     def tolerant(self, tolerance: float, scale: float) -> "Null":

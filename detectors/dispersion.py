@@ -12,7 +12,8 @@ measured on many short blocks instead of few long ones.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ SIGNIFICANT = (
 HINT = 2.0  # standard errors of a hint
 CERTAIN = 4.5  # standard errors at which a correlation is believed whatever the doubling before
 LEAST_BLOCKS = 8  # at which a correlation of neighbours is looked for
+BEHIND = 1  # doublings behind the last believed one
 SOUND_BLOCKS = 32  # blocks as long as the memory that a trustworthy estimate takes
 MOMENT_ROWS = (
     32  # rows per block, at least, from which the spread is taken: counts of shorter ones are too discrete
@@ -39,6 +41,7 @@ class Dispersion:
     unevenness: float = 1.0  # 1 + squared coefficient of variation, between 1 and K - 1
     memory: int = 1  # rows of a block whose deviations no longer show in the next one; 1: independent rows
     rows: int = 0  # of the reference that it was estimated from
+    error: float = 0.0  # relative standard error of the mean; 0: independent rows
 
     @property
     def blocks(self) -> int:
@@ -59,7 +62,47 @@ class Dispersion:
             weight * self.unevenness + (1 - weight) * other.unevenness,
             max(self.memory, other.memory),
             rows,
+            math.hypot(weight * self.error, (1 - weight) * other.error),
         )
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """What blocks of one length say about those of twice the length."""
+
+    carry: float  # correlation of the deviations of neighbouring blocks
+    errors: float  # the same in standard errors
+    unevenness: float  # of the blocks
+
+
+def dispersions_of(
+    bins_FN: Sequence[NDArray[np.intp]],
+    sizes_F: Sequence[int],
+    dependence_FF: NDArray[np.float64],
+    season_N: NDArray[np.intp] | None = None,
+) -> tuple[Dispersion, ...]:
+    """Estimate the design effects of features that are read from the same rows.
+
+    Whether rows depend on each other is asked of each feature alone and of all together: a correlation that every feature shows a little
+    is one of the stream. How much they do is estimated for each, and drawn towards what the others say as far as their scatter is no larger than
+    their errors (the random effects of DerSimonian and Laird 1986): of many features the least dispersed would else decide.
+
+    Parameters
+    ----------
+    bins_FN, sizes_F, season_N
+        Of each feature, as for `dispersion_of`.
+    dependence_FF
+        Correlation of the features' chi-squares; so do their estimates correlate.
+    """
+    found_F = [_doublings_of(b, size, season_N) for b, size in zip(bins_FN, sizes_F, strict=True)]
+    pooled = []
+    for level in range(max(map(len, found_F), default=0)):
+        has = [f for f, found in enumerate(found_F) if len(found) > level]
+        variance = float(dependence_FF[np.ix_(has, has)].sum())
+        pooled.append(sum(found_F[f][level].errors for f in has) / math.sqrt(variance))
+    return _drawn_together(
+        [_settled(found, len(bin_N), pooled) for found, bin_N in zip(found_F, bins_FN, strict=True)]
+    )
 
 
 def dispersion_of(
@@ -78,18 +121,7 @@ def dispersion_of(
     season_N : int array, shape (N,), optional
         Season of each row: deviations are then from the shares of the row's own season.
     """
-    rows, held_N = bin_N.size, bin_N < size
-    counts_K = np.bincount(bin_N[held_N], minlength=size)
-    occupied_K = counts_K > 0
-    degrees = int(occupied_K.sum()) - 1
-    if degrees < 1 or rows < 2 * LEAST_BLOCKS:
-        return Dispersion(rows=rows)
-    one_hot_NK = np.zeros((rows, size), dtype=np.float32)  # exact enough for one row, and half the time
-    one_hot_NK[held_N, bin_N[held_N]] = 1
-    one_hot_NK = one_hot_NK[:, occupied_K]
-    residual_BK = one_hot_NK - held_N[:, None] * _expected(one_hot_NK, season_N)
-    residual_BK /= np.sqrt(counts_K[occupied_K] / rows).astype(np.float32)
-    return effects_of(residual_BK, degrees)
+    return _settled(_doublings_of(bin_N, size, season_N), bin_N.size)
 
 
 def effects_of(residual_BK: Floats, degrees: int) -> Dispersion:
@@ -102,32 +134,92 @@ def effects_of(residual_BK: Floats, degrees: int) -> Dispersion:
     degrees
         Number of design effects: dimensions that the deviations span.
     """
-    rows = len(residual_BK)
-    mean, memory, block, doubled = 1.0, 1, 1, 1.0
-    uneven, spread, hint = 1.0, 1.0, math.inf
+    return _settled(_doubled(residual_BK, degrees), len(residual_BK))
+
+
+def _doublings_of(
+    bin_N: NDArray[np.intp], size: int, season_N: NDArray[np.intp] | None
+) -> tuple[Doubling, ...]:
+    rows, held_N = bin_N.size, bin_N < size
+    counts_K = np.bincount(bin_N[held_N], minlength=size)
+    occupied_K = counts_K > 0
+    degrees = int(occupied_K.sum()) - 1
+    if degrees < 1 or rows < 2 * LEAST_BLOCKS:
+        return ()
+    one_hot_NK = np.zeros((rows, size), dtype=np.float32)  # exact enough for one row, and half the time
+    one_hot_NK[held_N, bin_N[held_N]] = 1
+    one_hot_NK = one_hot_NK[:, occupied_K]
+    residual_BK = one_hot_NK - held_N[:, None] * _expected(one_hot_NK, season_N)
+    residual_BK /= np.sqrt(counts_K[occupied_K] / rows).astype(np.float32)
+    return _doubled(residual_BK, degrees)
+
+
+def _doubled(residual_BK: Floats, degrees: int) -> tuple[Doubling, ...]:
+    found: list[Doubling] = []
+    spread = 1.0
     while len(residual_BK) >= 2 * LEAST_BLOCKS:
         blocks = len(residual_BK)
         squares = _dot(residual_BK, residual_BK)
         if squares <= 0:
             break
-        products = _dot(residual_BK[1:], residual_BK[:-1])
-        carry = products / squares + 1 / blocks  # deviations from their own mean correlate by -1/B
-        if block >= MOMENT_ROWS:
+        # Deviations from their own mean correlate by -1/B.
+        carry = _dot(residual_BK[1:], residual_BK[:-1]) / squares + 1 / blocks
+        if 1 << len(found) >= MOMENT_ROWS:
             spread = _unevenness(residual_BK, degrees)
-        errors = carry / math.sqrt(spread / (blocks * degrees))
-        if errors > (SIGNIFICANT if hint > HINT else CERTAIN):
-            # What is left beyond this doubling, too, if the memory fades exponentially.
-            mean, memory = doubled * (1 + 2 * carry), 2 * block
-        doubled *= 1 + carry
-        hint = errors
-        if block >= MOMENT_ROWS and block <= max(memory, MOMENT_ROWS):
-            uneven = spread
+        found.append(Doubling(carry, carry / math.sqrt(spread / (blocks * degrees)), spread))
         even = blocks // 2 * 2
         residual_BK = np.add(residual_BK[:even:2], residual_BK[1:even:2], dtype=np.float64)
-        block *= 2
-    if memory == 1:
+    return tuple(found)
+
+
+def _settled(found: Sequence[Doubling], rows: int, pooled: Sequence[float] = ()) -> Dispersion:
+    """Multiply the doublings up to the last one that is believed, and what is just behind it, only too faint to be seen."""
+    last, hint = -1, math.inf
+    for level, doubling in enumerate(found):
+        errors = max(doubling.errors, pooled[level] if pooled else -math.inf)
+        if errors > (SIGNIFICANT if hint > HINT else CERTAIN):
+            last = level
+        hint = errors
+    if last < 0:
         return Dispersion(rows=rows)
-    return Dispersion(max(mean, 1.0), uneven, memory, rows)
+    multiplied = found[: last + 1 + BEHIND]
+    mean = math.prod(1 + doubling.carry for doubling in multiplied)
+    memory = 1 << len(multiplied)
+    variance = sum((doubling.carry / doubling.errors) ** 2 for doubling in multiplied if doubling.errors)
+    # The spread where the memory ends, or as soon as it can be measured behind that.
+    settled = max(memory, MOMENT_ROWS).bit_length() - 1
+    return Dispersion(
+        max(mean, 1.0),
+        found[min(settled, len(found) - 1)].unevenness,
+        memory,
+        rows,
+        math.sqrt(variance),
+    )
+
+
+def _drawn_together(effects: Sequence[Dispersion]) -> tuple[Dispersion, ...]:
+    dependent = [f for f, effect in enumerate(effects) if effect.error > 0]
+    if len(dependent) < 2:
+        return tuple(effects)
+    log_mean = np.log([effects[f].mean for f in dependent])
+    log_uneven = np.log([effects[f].unevenness for f in dependent])
+    variance = np.square([effects[f].error for f in dependent])
+    weight = 1 / variance
+    centre = float((weight * log_mean).sum() / weight.sum())
+    scatter = float((weight * (log_mean - centre) ** 2).sum()) - (len(dependent) - 1)
+    between = max(scatter / float(weight.sum() - (weight**2).sum() / weight.sum()), 0.0)
+    own = between / (between + variance)  # how far each is believed
+    drawn = dict(zip(dependent, zip(own, log_mean, log_uneven, variance, strict=True), strict=True))
+    uneven = float((weight * log_uneven).sum() / weight.sum())
+    settled = list(effects)
+    for f, (belief, mean, unevenness, noise) in drawn.items():
+        settled[f] = replace(
+            effects[f],
+            mean=max(math.exp(belief * mean + (1 - belief) * centre), 1.0),
+            unevenness=math.exp(belief * unevenness + (1 - belief) * uneven),
+            error=math.sqrt(belief * noise + (1 - belief) ** 2 / float(weight.sum())),
+        )
+    return tuple(settled)
 
 
 def _dot(left_BK: Floats, right_BK: Floats) -> float:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from detectors.bins import Bins, CategoricalBins, NumericBins, bins_from_json, bins_of
 from detectors.calibration import Evidence
 from detectors.columns import Categorical, Column, Columns, rows_of
-from detectors.dispersion import Dispersion, dispersion_of
+from detectors.dispersion import Dispersion, dispersion_of, dispersions_of
 from detectors.joint import dependence_of
 
 __all__ = ["FORMAT", "Bins", "CategoricalBins", "NumericBins", "Profile", "Seasons", "build_profile"]
@@ -348,18 +348,17 @@ def _profile(features: tuple[Bins, ...], season_bins: CategoricalBins | None, co
     bins_FN = [_assigned(feature, columns, rows) for feature in features]
     sizes = [feature.size for feature in features]
     counts = [np.bincount(bin_N, minlength=size) for bin_N, size in zip(bins_FN, sizes, strict=True)]
+    dependence_FF = dependence_of(bins_FN, sizes)
     return Profile(
         features=features,
         counts=np.concatenate(counts).astype(np.int64) if counts else np.zeros(0, dtype=np.int64),
         rows=rows,
-        dispersion=tuple(
-            dispersion_of(bin_N, size - 1, season_N) for bin_N, size in zip(bins_FN, sizes, strict=True)
-        ),
+        dispersion=dispersions_of(bins_FN, [size - 1 for size in sizes], dependence_FF, season_N),
         missing_dispersion=tuple(
             dispersion_of((bin_N == size - 1).astype(np.intp), 2, season_N)
             for bin_N, size in zip(bins_FN, sizes, strict=True)
         ),
-        dependence_FF=dependence_of(bins_FN, sizes),
+        dependence_FF=dependence_FF,
         seasons=None
         if season_bins is None or season_N is None
         else Seasons(season_bins, _by_season(bins_FN, sizes, season_N, season_bins.size)),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from detectors.dispersion import SOUND_BLOCKS, Dispersion, dispersion_of
+from detectors.dispersion import SOUND_BLOCKS, Dispersion, dispersion_of, dispersions_of
 
 
 def chain(rng: np.random.Generator, rows: int, r: float) -> np.ndarray:
@@ -26,6 +26,18 @@ def test_design_effect_of_a_markov_chain(r: float, rows: int) -> None:
     estimates = [dispersion_of(chain(rng, rows, r), 2) for _ in range(30)]
     assert np.mean([estimate.mean for estimate in estimates]) == pytest.approx((1 + r) / (1 - r), rel=0.1)
     assert all(estimate.unevenness == 1 for estimate in estimates)
+
+
+def test_what_every_feature_shows_a_little_is_believed_of_all() -> None:
+    rng = np.random.default_rng(5)
+    faint = [chain(rng, 1500, 0.06) for _ in range(20)]
+    alone = [dispersion_of(bins, 2).memory > 1 for bins in faint]
+    together = dispersions_of(faint, [2] * 20, np.eye(20))
+    assert np.mean(alone) < 0.6
+    assert all(estimate.memory > 1 for estimate in together)
+    assert np.mean([estimate.mean for estimate in together]) == pytest.approx(1.06 / 0.94, abs=0.05)
+    same = [rng.integers(4, size=1500)] * 20  # twenty copies of one feature are one witness
+    assert dispersions_of(same, [4] * 20, np.ones((20, 20))) == (dispersion_of(same[0], 4),) * 20
 
 
 def test_the_order_of_a_shuffled_reference_says_nothing() -> None:
