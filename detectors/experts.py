@@ -41,6 +41,7 @@ UNORDERED = 0.25  # of their weight is what tilts keep where bins are categories
 MIXED = 0.2  # share of p in the mixture with a memory: no row can cost more than the factor 0.2
 SPREAD_BLOCKS = 100  # that the spread of the design effects takes
 AUTOREGRESSIVE = 0.7  # share of the largest in the excess of all
+STEEPEST = 20.0  # nats that a tilt can set one bin apart from another
 POWERLESS = 1e-6  # nats per row: an expert that says no more than this is left out
 
 
@@ -203,7 +204,8 @@ def _tilts(p_K: Floats) -> Floats:
             for sign in (1, -1)
         ]
     )
-    return np.pad(exponents, ((0, 0), (0, 1))).T
+    # A bin with hardly any mass has a score without bound; the table must stay finite, and any table is fair.
+    return np.pad(np.clip(exponents, -STEEPEST, STEEPEST), ((0, 0), (0, 1))).T
 
 
 def _standardised(score: Floats, mass: Floats) -> Floats:

@@ -111,7 +111,7 @@ class SequentialDetector:
     --------
     >>> import numpy as np
     >>> from detectors.profile import build_profile
-    >>> rng = np.random.default_rng(0)
+    >>> rng = np.random.default_rng(1)
     >>> profile = build_profile({"x": rng.normal(size=5000), "y": rng.normal(size=5000)})
     >>> detector = SequentialDetector()
     >>> quiet = {"x": rng.normal(size=2000), "y": rng.normal(size=2000)}

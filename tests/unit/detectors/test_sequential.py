@@ -1,6 +1,7 @@
 """The e-detector: fair bets at any state, the run length that was asked for, and a state that is all there is."""
 
 import json
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -364,3 +365,12 @@ def test_a_reference_shorter_than_its_memory_calls_for_is_reported() -> None:
     assert "seasons" in str(
         detector.unsupported(build_profile(normal(rng, 1000) | {"hour": hours}, season="hour"))
     )
+
+
+def test_a_bin_that_hardly_ever_occurs_has_finite_odds() -> None:
+    constant = build_profile({"x": np.full(1000, 4.0)})
+    profile = replace(constant, counts=constant.counts * 10**7, rows=10**10)
+    detector = SequentialDetector()
+    state, changes = detector.advance(profile, detector.start(profile), {"x": np.array([5.0, 3.0, 4.0])})
+    assert [change.row for change in changes] == [0, 1]
+    assert all(np.isfinite(array).all() for array in state.memory)
