@@ -50,7 +50,7 @@ from detectors.experts import Bank, Memory, bank_of, memory_of
 from detectors.profile import Profile
 
 ODDS = 1 / 1024  # that a feature moves at a given row, in the joint bet
-JOINT = 0.25  # share of the joint bet
+JOINT = 0.33  # share of the joint bet
 SILENCE = (
     2.0  # a start one run length ago counts exp(-2): where nothing ever happens, no rows add up to an alarm
 )
