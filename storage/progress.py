@@ -18,7 +18,7 @@ from storage.versions import champion, rollouts_in
 def progress(connection: Connection, stream: str) -> Json:
     """Return a stream's positions and what is under way, as JSON.
 
-    It is quiet when nothing waits in the inbox, every event is scored, every landed label joined, and no job and no rollout is left.
+    It is quiet when nothing waits in the inbox, every event is scored and watched, every landed label joined, and no job and no rollout is left.
     """
     tokens = overview.tokens(connection, stream)
     serving, now = champion(connection, stream), watermark(connection, stream)
@@ -29,6 +29,7 @@ def progress(connection: Connection, stream: str) -> Json:
         "events": next_position(connection, stream, "events"),
         "labels": next_position(connection, stream, "labels"),
         "scored": int(tokens.get("score") or 0),
+        "watched": int(tokens.get("watch") or 0),
         "joined": int(tokens.get("join") or 0),
         "watermark": None if now is None else now.isoformat(),
         "champion": None if serving is None else serving.version,

@@ -82,7 +82,8 @@ class Feeder:
 def quiet(progress: Json) -> bool:
     """Whether nothing is left to do at this stream time."""
     caught_up = progress["champion"] is None or (
-        progress["scored"] == progress["events"] and progress["joined"] == progress["labels"]
+        progress["watched"] == progress["scored"] == progress["events"]
+        and progress["joined"] == progress["labels"]
     )
     due = [time for time in progress["rollouts_waiting"] if time <= (progress["watermark"] or "")]
     busy = progress["inbox_waiting"] or progress["live_jobs"] or progress["unhandled_jobs"] or due

@@ -269,6 +269,7 @@ def test_a_stream_tells_how_far_it_is(door: Door) -> None:
         "events": 0,
         "labels": 0,
         "scored": 0,
+        "watched": 0,
         "joined": 0,
         "watermark": None,
         "champion": None,
