@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cls.config import Config, StreamConfig
 
 MakeFault = Callable[[Key, str], Fault]
+MOST_PANES = 100  # of a window: each is kept until it leaves the window
 Found = Iterator[tuple[Key, str]]
 _FEATURES = ("numeric", "categorical", *KINDS)  # fields that name features
 
@@ -124,6 +125,16 @@ def _sizes(stream: StreamConfig) -> Found:
         yield (
             ("detect", "reference_rows"),
             f"{detect.bins} bins need a reference of {detect.bins * 10} rows or more",
+        )
+    if detect.slide_rows is not None and detect.window_rows % detect.slide_rows:
+        yield ("detect", "slide_rows"), f"must divide window_rows = {detect.window_rows}"
+    elif detect.panes > MOST_PANES:
+        least = -(-detect.window_rows // MOST_PANES)
+        yield ("detect", "slide_rows"), f"must be {least} or more: a window has at most {MOST_PANES} panes"
+    if detect.sequential and detect.season != "none":
+        yield (
+            ("detect", "sequential"),
+            f'not with season = "{detect.season}": row by row, a season is a change',
         )
     if detect.label_deadline <= timedelta():
         yield ("detect", "label_deadline"), "must be above zero"

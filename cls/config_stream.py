@@ -103,10 +103,30 @@ class DetectConfig(Table):
     categories: int = Field(32, ge=1, le=4096, description="most frequent categories with a bin of their own")
     reference_rows: int = Field(10000, ge=100, description="rows of the reference regime, at most")
     false_alarm_windows: int = Field(
-        1000, ge=2, description="windows without drift per false alarm, on average"
+        1000,
+        ge=2,
+        description="windows without drift per false alarm, on average, of all detectors but that of errors",
     )
     nats: float | None = Field(
         None, gt=0, description="fixed threshold in nats instead of the calibrated one"
+    )
+    tolerance: float = Field(
+        0.005,
+        ge=0,
+        description="drift of a feature, in nats, below which nothing alarms; a mean that moves by a tenth of a standard deviation is 0.005",
+    )
+    season: Literal["none", "hour", "weekday", "hour_of_week"] = Field(
+        "none",
+        description="compare rows with the reference's of the same hour, weekday or hour of the week (UTC)",
+    )
+    slide_rows: int | None = Field(
+        None,
+        ge=1,
+        description="rows after which the next window begins, a divisor of window_rows; without it windows follow each other",
+    )
+    sequential: bool = Field(
+        False,
+        description="watch row by row as well: an e-detector, which finds abrupt changes within a window",
     )
     score_method: Literal["adwin", "page_hinkley", "kswin", "hddm_a", "hddm_w", "none"] = Field(
         "adwin", description="detector on the champion's errors"
@@ -122,6 +142,16 @@ class DetectConfig(Table):
     watch_outputs: bool = Field(
         True, description="watch the champion's predictions, and labels, for drift like the inputs"
     )
+
+    @property
+    def panes(self) -> int:
+        """Panes that make a window: one if windows do not overlap."""
+        return 1 if self.slide_rows is None else self.window_rows // self.slide_rows
+
+    @property
+    def watches(self) -> int:
+        """Detectors that share the budget of false alarms: of inputs, by window and by row, of predictions and of labels."""
+        return 1 + self.sequential + 2 * self.watch_outputs
 
     @property
     def label_rows(self) -> int:

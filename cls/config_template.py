@@ -34,6 +34,7 @@ _EXAMPLE: dict[str, dict[str, Any]] = {
 }
 _UNSET: dict[str, Any] = {
     "nats": 0.1,
+    "slide_rows": 200,
     "every_rows": 1000,
     "every": timedelta(days=1),
     "device_seconds_per_1k_passes": 0.05,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from cls.config import DetectConfig
 from cls.domain import Champion, Verdict, Window
+from cls.season import SEASON
 from detectors.detector import Drift, KLDetector
 from detectors.onset import onset
 from detectors.profile import Profile
@@ -16,8 +18,20 @@ HISTORY = 50  # windows that the search for the onset looks back over
 
 
 def kl_detector(settings: DetectConfig) -> KLDetector:
-    """Return the configured detector."""
-    return KLDetector(settings.bins, settings.categories, settings.false_alarm_windows, settings.nats)
+    """Return the configured detector, with its share of the budget."""
+    return KLDetector(
+        settings.bins,
+        settings.categories,
+        settings.false_alarm_windows * settings.watches,
+        settings.nats,
+        settings.tolerance,
+    )
+
+
+def input_detector(settings: DetectConfig) -> KLDetector:
+    """Return the detector of inputs: these may have seasons, and windows that overlap."""
+    detector = kl_detector(settings)
+    return replace(detector, season=None if settings.season == "none" else SEASON)
 
 
 def judge_window(
@@ -96,6 +110,8 @@ def judge_scores(
 
 def _sentence(drift: Drift, since: int) -> str:
     if not drift.alarm:
+        if drift.rows_needed:
+            return f"no drift beyond chance, as far as {drift.reference_rows} reference rows tell: it takes {drift.rows_needed}"
         return "no drift beyond chance"
     moved = [f"{f.name} ({f.share:.0%})" for f in drift.features[:3] if f.share > 0]
     return f"{', '.join(moved)} moved by {drift.nats:.3f} nats in all since event {since}"

@@ -17,6 +17,7 @@ from detectors.columns import Columns
 from detectors.detector import Drift
 from detectors.diagnosis import Diagnosis
 from detectors.loss import LossEstimate
+from detectors.sequential import State
 
 Json = dict[str, Any]
 
@@ -90,14 +91,35 @@ class Window:
     time_to: datetime
     counts: Any  # int64 (K,), on the bins of the champion's reference
     baseline_counts: Any  # int64 (K0,), on the bins of the stream's first reference
+
+
+@dataclass(frozen=True, eq=False)
+class Panes:
+    """A window being filled, pane by pane: the last one is not full, or there is no other."""
+
+    start: int  # first event position of the oldest pane
+    stop: int  # one past the last event position
+    pane_rows: int
+    counts: Any  # int64 (P, K), on the bins of the champion's reference
+    baseline_counts: Any  # int64 (P, K0), on the bins of the stream's first reference
+    times_us: Any  # int64 (P, 2), first and last event time of each pane
     promotion: int = 0  # whose reference the counts belong to; set when it is stored
+
+
+@dataclass(frozen=True, eq=False)
+class RowWatch:
+    """Where the sequential detector has come to."""
+
+    position: int  # event position of its first row
+    state: State
+    promotion: int = 0  # against whose reference; set when it is stored
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What a detector says about one window."""
 
-    detector: str  # "kl" on inputs, "prediction", "label", or "score"
+    detector: str  # "kl" or "sequential" on inputs, "prediction", "label", or "score"
     start: int
     stop: int
     time_from: datetime

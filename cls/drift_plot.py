@@ -1,192 +1,170 @@
-"""One picture of a stream's drift: divergence over stream time, alarms, promotions, and the features that moved."""
+"""The overview of a stream's drift: divergence, chance and features over stream time, with the words of the newest alarm."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from detectors.detector import Drift
+from cls.drift_panels import LEAST_SPAN, NAME, day, draw_chance, draw_heat, draw_nats, heat_features
+from cls.drift_points import INPUTS, Mark, Point, in_order, latest_alarm
+from cls.plot_sheet import (
+    CHARACTER,
+    GREEN,
+    GREY,
+    INK,
+    LARGE,
+    LINE,
+    NORMAL,
+    ORANGE,
+    RED,
+    SMALL,
+    WIDTH,
+    png,
+    shortened,
+    wrapped,
+)
+from cls.verdict_words import KINDS, chance_sentence, headline, rows_sentence
 
-TOP_FEATURES = 3
-BLUE, ORANGE, RED, GREY, GREEN = "#31688e", "#e08214", "#c51b1b", "#8a8a8a", "#35924a"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-
-@dataclass(frozen=True)
-class Point:
-    """One verdict as it is drawn."""
-
-    start: int  # event positions
-    stop: int
-    time: datetime  # stream time of the window's end
-    detector: str
-    alarm: bool
-    nats: float | None
-    p_value: float | None
-    drift: Drift | None
-
-    @classmethod
-    def of(cls, row: Any) -> Point:
-        """Read a verdict, or its row in SQL."""
-        drift = Drift.from_json(row.drift) if isinstance(row.drift, dict) else row.drift
-        return cls(
-            row.start, row.stop, row.time_to, row.detector, bool(row.alarm), row.nats, row.p_value, drift
-        )
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One promotion as it is drawn."""
-
-    since: int  # event position
-    label: str
-
-    @classmethod
-    def of(cls, row: Any) -> Mark:
-        """Read a promotion's row."""
-        return cls(row.since, f"v{row.version}")
+EVIDENCE = 4  # sentences
+RIGHT = 1.25  # inches right of the panels
+Line = tuple[datetime, str, str, str]  # time, label, colour, style
 
 
 def drift_plot(
-    points: Sequence[Point],
-    marks: Sequence[Mark],
-    *,
-    title: str,
-    onset: int | None = None,
-    threshold_nats: float | None = None,
+    points: Sequence[Point], marks: Sequence[Mark], *, stream: str, onset: int | None = None
 ) -> bytes:
-    """Draw a PNG.
+    """Return the sheet as a PNG; see `overview`."""
+    return png(lambda: overview(points, marks, stream=stream, onset=onset))
+
+
+def overview(
+    points: Sequence[Point], marks: Sequence[Mark], *, stream: str, onset: int | None = None
+) -> Figure:
+    """Draw the sheet.
 
     Parameters
     ----------
     points
-        Verdicts in any order. The latest alarm that knows its features gives the bars.
+        Verdicts in any order. The latest alarm gives the words and the order of the features.
     marks
         Promotions.
     onset
         Event position where the change began.
-    threshold_nats
-        The fixed threshold, if that is how alarms are raised; a calibrated one shows as its own panel of p-values.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    series = sorted(points, key=lambda point: point.stop)
-    alarming = next(
-        (point.drift for point in reversed(series) if point.alarm and point.drift is not None), None
-    )
-    figure = Figure(figsize=(11, 7.5))
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(3, TOP_FEATURES, height_ratios=(2, 1, 1.6), hspace=0.45, wspace=0.75)
-    figure.subplots_adjust(left=0.12, right=0.98, top=0.95, bottom=0.07)
-    nats_axes = figure.add_subplot(grid[0, :])
-    chance_axes = figure.add_subplot(grid[1, :], sharex=nats_axes)
-    _draw_nats(nats_axes, series, threshold_nats)
-    _draw_chance(chance_axes, series, calibrated=threshold_nats is None)
-    for axes in (nats_axes, chance_axes):
-        _draw_marks(axes, series, marks, onset, labelled=axes is nats_axes)
-    nats_axes.set_title(f"{title}: divergence from the champion's reference", loc="left")
-    nats_axes.tick_params(labelbottom=False)
-    figure.align_ylabels([nats_axes, chance_axes])
-    chance_axes.set_xlabel("stream time (UTC)")
-    _draw_features(figure, grid, alarming)
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=110)
-    return sink.getvalue()
+    series = in_order(points)
+    alarm = latest_alarm(series)
+    words = _words(series, alarm)
+    inputs = [point for point in series if point.detector == INPUTS and point.drift is not None]
+    names, shares = heat_features(inputs, alarm)
+    margin = max(CHARACTER * max((len(shortened(name, NAME)) for name in names), default=0) + 0.25, 0.9)
+
+    heights = [2.4, 1.3, *([0.4 + 0.19 * len(names)] if names else [])]
+    head = 0.45 + LINE * len(words) + 0.6
+    height = head + sum(heights) + 0.3 * (len(heights) - 1) + 0.5
+    figure = Figure(figsize=(WIDTH, height))
+    title = f"{stream}: distance of each window from its reference"
+    if alarm is not None:
+        title = headline(stream, alarm.detector, alarm.start, alarm.stop, alarm.onset, alarm=True)
+    _draw_words(figure, title, words)
+    panels: list[Axes] = []
+    top = height - head
+    for inches in heights:
+        box = (margin / WIDTH, (top - inches) / height, 1 - (margin + RIGHT) / WIDTH, inches / height)
+        panels.append(figure.add_axes(box, sharex=panels[0] if panels else None))
+        top -= inches + 0.3
+    draw_nats(panels[0], series, marks)
+    draw_chance(panels[1], series, marks)
+    if names:
+        draw_heat(figure, panels[2], inputs, names, shares)
+    lines = _lines(series, marks, onset)
+    for panel in panels:
+        for time, _, colour, style in lines:
+            panel.axvline(day(time), color=colour, linestyle=style, linewidth=1.2 if style == "--" else 0.8)
+        panel.tick_params(labelbottom=panel is panels[-1], labelsize=SMALL)
+    _draw_time(panels[-1], series)
+    _label_lines(panels[0], lines, WIDTH - margin - RIGHT)
+    return figure
 
 
-def _draw_nats(axes: Any, series: Sequence[Point], threshold: float | None) -> None:
-    known = [point for point in series if point.nats is not None]
-    axes.plot(
-        [p.time for p in known], [p.nats for p in known], color=BLUE, marker=".", markersize=4, linewidth=1
-    )
-    alarms = [point for point in known if point.alarm]
-    if alarms:
-        axes.plot(
-            [p.time for p in alarms], [p.nats for p in alarms], "o", color=RED, markersize=6, label="alarm"
+def _words(series: Sequence[Point], alarm: Point | None) -> list[tuple[str, str]]:
+    """Return lines of text and their colours."""
+    if alarm is None:
+        judged = (
+            f"{len(series)} windows judged, none of them alarmed" if series else "no window was judged yet"
         )
-    scores = [point for point in series if point.alarm and point.nats is None]
-    if scores:
-        times = [point.time for point in scores]
-        axes.plot(times, [0.0] * len(times), "^", color=ORANGE, label="alarm of the scores", clip_on=False)
-    if threshold is not None:
-        axes.axhline(threshold, color=RED, linestyle="--", linewidth=1, label=f"threshold {threshold:g} nats")
-    axes.set_ylabel("nats")
-    axes.set_ylim(bottom=0)
-    if alarms or scores or threshold is not None:
-        axes.legend(loc="upper left", frameon=False, fontsize=8)
+        return [(judged, INK)]
+    lines: list[tuple[str, str]] = []
+    if alarm.diagnosis is not None:
+        colour = {"quality": RED, "harmful": RED, "harmless": GREEN}.get(alarm.diagnosis.kind, INK)
+        lines.append((f"Diagnosis: {KINDS[alarm.diagnosis.kind]}", colour))
+        for sentence in alarm.diagnosis.evidence[:EVIDENCE]:
+            first, *rest = wrapped(sentence, WIDTH - 0.8, 2) or [""]
+            lines += [(f"–  {first}", INK), *((f"    {line}", INK) for line in rest)]
+        left = len(alarm.diagnosis.evidence) - EVIDENCE
+        if left > 0:
+            lines.append((f"    and {left} more", GREY))
+    else:
+        lines += [(line, INK) for line in wrapped(alarm.summary, WIDTH - 0.6, 3)]
+    if alarm.drift is not None:
+        lines += [(line, INK) for line in wrapped(chance_sentence(alarm.drift), WIDTH - 0.6, 2)]
+        needed = rows_sentence(alarm.drift)
+        lines += [(line, RED) for line in wrapped(needed or "", WIDTH - 0.6, 2)]
+    return lines
 
 
-def _draw_chance(axes: Any, series: Sequence[Point], *, calibrated: bool) -> None:
-    known = [point for point in series if point.p_value is not None]
-    floor = 1e-12
-    axes.plot([p.time for p in known], [max(p.p_value or 0.0, floor) for p in known], color=GREY, linewidth=1)
-    alarms = [point for point in known if point.alarm]
-    axes.plot(
-        [p.time for p in alarms], [max(p.p_value or 0.0, floor) for p in alarms], "o", color=RED, markersize=4
-    )
-    limits = [(p.time, p.drift.threshold) for p in known if p.drift is not None]
-    if calibrated and limits:
-        axes.step(
-            *zip(*limits, strict=True),
-            where="post",
-            color=RED,
-            linestyle="--",
-            linewidth=1,
-            label="threshold",
-        )
-        axes.legend(loc="lower left", frameon=False, fontsize=8)
-    axes.set_yscale("log")
-    axes.set_ylim(floor / 3, 3)
-    axes.set_ylabel("p-value")
+def _draw_words(figure: Figure, title: str, words: Sequence[tuple[str, str]]) -> None:
+    height = figure.get_figheight()
+    y = height - 0.12
+    figure.text(0.25 / WIDTH, y / height, title, fontsize=LARGE, fontweight="bold", va="top")
+    for k, (text, colour) in enumerate(words):
+        place = (y - 0.29 - LINE * k) / height
+        figure.text(0.25 / WIDTH, place, text, fontsize=SMALL + 0.5, color=colour, va="top")
 
 
-def _draw_marks(
-    axes: Any, series: Sequence[Point], marks: Sequence[Mark], onset: int | None, *, labelled: bool
-) -> None:
-    """Draw promotions and the onset, which are positions, at the time of the first window that ends behind them."""
-    lines = [(mark.since, mark.label, GREEN, "-", 1.0) for mark in marks]
-    if onset is not None:
-        lines.append((onset, "onset", ORANGE, ":", 0.9))
-    for position, label, colour, style, height in lines:
-        time = next((point.time for point in series if point.stop > position), None)
-        if time is None:
+def _lines(series: Sequence[Point], marks: Sequence[Mark], onset: int | None) -> list[Line]:
+    """Place the onset and the promotions, which are positions, at the time of the first window that ends behind them."""
+    places = [] if onset is None else [(onset, "change began", ORANGE, "--")]
+    places += [(mark.since, mark.label, GREEN, "-") for mark in reversed(marks)]
+    lines = []
+    for position, label, colour, style in places:
+        first = next((point for point in series if point.stop > position), None)
+        if first is not None:
+            lines.append((first.time_from if first.start >= position else first.time, label, colour, style))
+    return lines
+
+
+def _label_lines(axes: Axes, lines: Sequence[Line], inches: float) -> None:
+    """Write labels above the panel, the first ones first; one that would run into another is left out."""
+    low, high = axes.get_xlim()
+    taken: list[tuple[float, float]] = []
+    for time, label, colour, _ in lines:
+        width = CHARACTER * len(label) + 0.1
+        begin = min(max((day(time) - low) / (high - low) * inches - width / 2, 0.0), inches - width)
+        if any(begin < right and left < begin + width for left, right in taken):
             continue
-        axes.axvline(time, color=colour, linestyle=style, linewidth=1)
-        if labelled:
-            text = axes.text(
-                time,
-                height,
-                f" {label}",
-                transform=axes.get_xaxis_transform(),
-                color=colour,
-                fontsize=8,
-                va="top",
-            )
-            text.set_in_layout(False)
+        taken.append((begin, begin + width))
+        style: dict[str, Any] = {"color": colour, "fontsize": SMALL, "ha": "center", "va": "bottom"}
+        axes.text((begin + width / 2) / inches, 1.015, label, transform=axes.transAxes, **style)
 
 
-def _draw_features(figure: Any, grid: Any, drift: Drift | None) -> None:
-    moved = [feature for feature in drift.features if feature.share > 0] if drift is not None else []
-    features = moved[:TOP_FEATURES]
-    if not features:
-        axes = figure.add_subplot(grid[2, :])
-        axes.text(0.5, 0.5, "no alarm that names features", ha="center", va="center", color=GREY)
-        axes.set_axis_off()
-    for place, feature in enumerate(features):
-        axes = figure.add_subplot(grid[2, place])
-        rows = range(len(feature.top_bins))
-        axes.barh(
-            [r - 0.2 for r in rows], [b[1] for b in feature.top_bins], 0.4, color=GREY, label="reference"
-        )
-        axes.barh(
-            [r + 0.2 for r in rows], [b[2] for b in feature.top_bins], 0.4, color=ORANGE, label="current"
-        )
-        axes.set_yticks(list(rows), [b[0][:24] for b in feature.top_bins], fontsize=8)
-        axes.invert_yaxis()
-        axes.set_title(f"{feature.name}: {feature.share:.0%} of the drift", fontsize=9)
-        axes.set_xlabel("share of rows", fontsize=8)
-        if place == 0:
-            axes.legend(fontsize=8, frameon=False)
+def _draw_time(axes: Axes, series: Sequence[Point]) -> None:
+    import matplotlib.dates
+
+    dates: Any = matplotlib.dates  # its functions have no types
+    if not series:
+        axes.set_xticks([])
+        return
+    first, last = min(p.time_from for p in series), max(p.time for p in series)
+    pad = max((last - first) * 0.015, LEAST_SPAN)
+    axes.set_xlim(day(first - pad), day(last + pad))
+    locator = dates.AutoDateLocator(minticks=3, maxticks=9)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+    axes.set_xlabel("stream time (UTC)", fontsize=NORMAL)

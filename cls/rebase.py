@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls.config import StreamConfig
-from cls.detect import kl_detector
+from cls.detect import input_detector, kl_detector
 from cls.domain import Labelled
 from cls.layout import to_json
 from cls.outputs import UNCERTAINTY, label_columns, output_columns, row_losses
 from cls.ports import SampleLog
+from cls.season import with_season
 from detectors.columns import Columns, take
 from detectors.loss import MINIMUM_ROWS, LossModel, fit_losses
 from detectors.profile import Profile
@@ -76,7 +77,7 @@ def recent_reference(
     start = max(min(start, stop - 2 * settings.window_rows), newest, 0)
     events = log.events(name, start, stop)
     detector = kl_detector(settings)
-    inputs = detector.profile(events.columns)
+    inputs = input_detector(settings).profile(with_season(events.columns, events.time_us, settings.season))
 
     def profile(columns: Columns, rows: int) -> Profile | None:
         return detector.profile(columns) if rows >= MINIMUM_ROWS else None

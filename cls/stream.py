@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from typing import Any
@@ -18,13 +18,15 @@ from sqlalchemy import Connection, Engine
 
 from cls.act import Actor
 from cls.config import StreamConfig
-from cls.detect import judge_window, kl_detector
+from cls.detect import HISTORY, input_detector, judge_window
 from cls.diagnose import diagnosed, window_rows
-from cls.domain import Batch, Champion, DeadLetter, Json, Labels, Verdict, Window
+from cls.domain import Batch, Champion, DeadLetter, Json, Labels, Panes, RowWatch, Verdict, Window
 from cls.ingest import bury, take_events, take_labels
 from cls.join import Joiner
 from cls.loss_windows import LossWindows
 from cls.ports import ArtifactStore, Events, RawBatch, SampleLog, SegmentStore, Source
+from cls.season import with_season
+from cls.row_watch import follow, sequential_detector
 from cls.times import from_us, to_us
 from cls.watch import Watcher
 from cls.window import fill
@@ -55,6 +57,15 @@ class Ports:
     clock: Callable[[], datetime]  # wall clock; refuses events from the future
 
 
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """What watching a batch came to, not yet committed."""
+
+    verdicts: list[Verdict]
+    panes: Panes | None
+    row_watch: RowWatch | None
+
+
 class StreamLoop:
     """The turns of one stream.
 
@@ -72,7 +83,8 @@ class StreamLoop:
         self.name = name
         self.settings = settings
         self.ports = ports
-        self.detector = kl_detector(settings.detect)
+        self.detector = input_detector(settings.detect)
+        self.sequential = sequential_detector(settings.detect) if settings.detect.sequential else None
         self.actor = Actor(name, settings, ports.engine, ports.log, ports.artifacts)
         self.profile = lru_cache(maxsize=8)(self._load_profile)
         windows = LossWindows(name, settings, self.actor, self.profile)
@@ -177,12 +189,9 @@ class StreamLoop:
             self._land(connection, intake.labels)
             self._bury(connection, intake.dead)
             if watched is not None and champion is not None:
-                verdicts, window = watched
-                if window is None:
-                    drift_store.drop_window(connection, self.name)
-                else:
-                    drift_store.keep_window(connection, self.name, champion.promotion, window)
-                for verdict in verdicts:
+                drift_store.keep_panes(connection, self.name, champion.promotion, watched.panes)
+                drift_store.keep_row_watch(connection, self.name, champion.promotion, watched.row_watch)
+                for verdict in watched.verdicts:
                     self.actor.record(connection, champion, verdict)
 
     def _latest_us(self) -> int:
@@ -238,31 +247,54 @@ class StreamLoop:
 
     # -- detect -------------------------------------------------------------------------------------------------------
 
-    def _watch(self, champion: Champion, events: Events) -> tuple[list[Verdict], Window | None]:
-        """Count events into windows and judge those that close."""
+    def _watch(self, champion: Champion, events: Events) -> Watched:
+        """Count events into windows and judge those that close; follow them row by row, if that is asked for."""
         with reading(self.ports.engine) as connection:
-            window = drift_store.read_window(connection, self.name)
+            panes = drift_store.read_panes(connection, self.name)
+            row_watch = drift_store.read_row_watch(connection, self.name)
             first = version_store.first_reference(connection, self.name)
-            history = drift_store.recent_nats(connection, self.name, champion.promotion, 50)
+            history = drift_store.recent_nats(connection, self.name, champion.promotion, HISTORY)
+        settings = self.settings.detect
+        events = replace(events, columns=with_season(events.columns, events.time_us, settings.season))
         regime = self.profile(champion.reference)
         reference, baseline = regime.inputs, self.profile(first).inputs
-        if window is not None and window.promotion != champion.promotion:
-            window = self._recount(window, reference, baseline)
-        closed, window = fill(window, events, reference, baseline, self.settings.detect.window_rows)
-        verdicts = []
+        verdicts: list[Verdict] = []
+        if self.sequential is None or (row_watch is not None and row_watch.promotion != champion.promotion):
+            row_watch = None
+        if self.sequential is not None:
+            verdicts, row_watch = follow(row_watch, events, reference, self.sequential)
+        if panes is not None and not self._fits(panes, champion):
+            panes = self._recount(panes, reference, baseline)
+        closed, panes = fill(panes, events, reference, baseline, settings)
         for done in closed:
             verdict = judge_window(done, reference, baseline, self.detector, history)
             history = [*history, (done.start, verdict.nats or 0.0)]
             verdicts.append(diagnosed(verdict, done, regime, partial(self._rows, done, events)))
-        return verdicts, window
+        return Watched(verdicts, panes, row_watch)
 
     def _rows(self, window: Window, batch: Events) -> Columns:
         return window_rows(self.ports.log, self.name, window, batch, self.settings.detect.window_rows)
 
-    def _recount(self, window: Window, reference: Profile, baseline: Profile) -> Window | None:
-        """Count an open window anew on the reference of a new champion."""
-        events = self.ports.log.events(self.name, window.start, window.stop)
-        return fill(None, events, reference, baseline, self.settings.detect.window_rows + 1)[1]
+    def _fits(self, panes: Panes, champion: Champion) -> bool:
+        """Whether panes were counted on the champion's reference, and are as long and as many as now configured."""
+        settings = self.settings.detect
+        size = settings.slide_rows or settings.window_rows
+        return (
+            panes.promotion == champion.promotion
+            and panes.pane_rows == size
+            and panes.stop - panes.start < settings.window_rows
+        )
+
+    def _recount(self, panes: Panes, reference: Profile, baseline: Profile) -> Panes | None:
+        """Count what is being filled anew, on the reference of a new champion or with other sizes.
+
+        What is longer than a window by now is cut: those rows were watched, if in larger windows.
+        """
+        settings = self.settings.detect
+        start = max(panes.start, panes.stop - settings.window_rows + 1)
+        events = self.ports.log.events(self.name, start, panes.stop)
+        events = replace(events, columns=with_season(events.columns, events.time_us, settings.season))
+        return fill(None, events, reference, baseline, settings)[1]
 
     def _load_profile(self, sha256: str) -> Reference:
         return Reference.from_json(json.loads(self.ports.artifacts.get(sha256)))

@@ -6,15 +6,18 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Insert, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Insert, Row, Table, bindparam, delete, insert, select, update
 
-from cls.domain import Episode, EpisodeState, Json, Verdict, Window
+from cls.domain import Episode, EpisodeState, Json, Panes, RowWatch, Verdict
+from detectors.sequential import State
 from storage.db import upsert
 from storage.statements import add_row, per_dialect
-from storage.tables import episode_is_live, episodes, open_windows, verdicts
+from storage.tables import episode_is_live, episodes, open_windows, row_watches, verdicts
 
-_WINDOW = select(open_windows).where(open_windows.c.stream == bindparam("stream"))
-_DROP_WINDOW = delete(open_windows).where(open_windows.c.stream == bindparam("stream"))
+_PANES = select(open_windows).where(open_windows.c.stream == bindparam("stream"))
+_DROP_PANES = delete(open_windows).where(open_windows.c.stream == bindparam("stream"))
+_ROW_WATCH = select(row_watches).where(row_watches.c.stream == bindparam("stream"))
+_DROP_ROW_WATCH = delete(row_watches).where(row_watches.c.stream == bindparam("stream"))
 _ADD_VERDICT = insert(verdicts)
 _RECENT_NATS = (  # walks the unique index of verdicts backwards
     select(verdicts.c.start, verdicts.c.nats)
@@ -34,49 +37,76 @@ _LIVE_EPISODE = select(episodes).where(
 
 
 @per_dialect
-def _keep_window(connection: Connection) -> Insert:
-    statement = upsert(connection, open_windows)
-    changed = {
-        column.name: statement.excluded[column.name] for column in open_windows.c if not column.primary_key
-    }
+def _keep_panes(connection: Connection) -> Insert:
+    return _replacing(connection, open_windows)
+
+
+@per_dialect
+def _keep_row_watch(connection: Connection) -> Insert:
+    return _replacing(connection, row_watches)
+
+
+def _replacing(connection: Connection, table: Table) -> Insert:
+    statement = upsert(connection, table)
+    changed = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
     return statement.on_conflict_do_update(index_elements=["stream", "partition"], set_=changed)
 
 
-def read_window(connection: Connection, stream: str) -> Window | None:
+def read_panes(connection: Connection, stream: str) -> Panes | None:
     """Return the window that is being filled, with the promotion whose reference it was begun against."""
-    row = connection.execute(_WINDOW, {"stream": stream}).first()
+    row = connection.execute(_PANES, {"stream": stream}).first()
     if row is None:
         return None
-    return Window(
+    times_us = np.frombuffer(row.times, "<i8").reshape(-1, 2)
+    return Panes(
         row.start,
         row.stop,
-        row.time_from,
-        row.time_to,
-        np.frombuffer(row.counts, "<i8"),
-        np.frombuffer(row.baseline_counts, "<i8"),
+        row.pane_rows,
+        np.frombuffer(row.counts, "<i8").reshape(len(times_us), -1),
+        np.frombuffer(row.baseline_counts, "<i8").reshape(len(times_us), -1),
+        times_us,
         row.promotion,
     )
 
 
-def keep_window(connection: Connection, stream: str, promotion: int, window: Window) -> None:
-    """Keep the window that is being filled."""
+def keep_panes(connection: Connection, stream: str, promotion: int, panes: Panes | None) -> None:
+    """Keep the window that is being filled; none if one closed exactly at the end of a batch."""
+    if panes is None:
+        connection.execute(_DROP_PANES, {"stream": stream})
+        return
     values = {
         "stream": stream,
         "partition": 0,
         "promotion": promotion,
-        "start": window.start,
-        "stop": window.stop,
-        "time_from": window.time_from,
-        "time_to": window.time_to,
-        "counts": window.counts.astype("<i8").tobytes(),
-        "baseline_counts": window.baseline_counts.astype("<i8").tobytes(),
+        "start": panes.start,
+        "stop": panes.stop,
+        "pane_rows": panes.pane_rows,
+        "counts": panes.counts.astype("<i8").tobytes(),
+        "baseline_counts": panes.baseline_counts.astype("<i8").tobytes(),
+        "times": panes.times_us.astype("<i8").tobytes(),
     }
-    connection.execute(_keep_window(connection), values)
+    connection.execute(_keep_panes(connection), values)
 
 
-def drop_window(connection: Connection, stream: str) -> None:
-    """Forget the open window: it closed exactly at the end of a batch."""
-    connection.execute(_DROP_WINDOW, {"stream": stream})
+def read_row_watch(connection: Connection, stream: str) -> RowWatch | None:
+    """Return where the sequential detector has come to, with the promotion whose reference it watches."""
+    row = connection.execute(_ROW_WATCH, {"stream": stream}).first()
+    return None if row is None else RowWatch(row.position, State.from_json(row.state), row.promotion)
+
+
+def keep_row_watch(connection: Connection, stream: str, promotion: int, watch: RowWatch | None) -> None:
+    """Keep where the sequential detector has come to; none if there is none."""
+    if watch is None:
+        connection.execute(_DROP_ROW_WATCH, {"stream": stream})
+        return
+    values = {
+        "stream": stream,
+        "partition": 0,
+        "promotion": promotion,
+        "position": watch.position,
+        "state": watch.state.to_json(),
+    }
+    connection.execute(_keep_row_watch(connection), values)
 
 
 def add_verdict(connection: Connection, stream: str, promotion: int, verdict: Verdict) -> int:

@@ -173,10 +173,22 @@ open_windows = Table(
     Column("promotion", BigInteger, nullable=False),  # whose reference the counts belong to
     Column("start", BigInteger, nullable=False),
     Column("stop", BigInteger, nullable=False),
-    Column("time_from", Instant, nullable=False),
-    Column("time_to", Instant, nullable=False),
-    Column("counts", LargeBinary, nullable=False),  # int64 little-endian
+    Column("pane_rows", Integer, nullable=False),
+    Column("counts", LargeBinary, nullable=False),  # of each pane; int64 little-endian
     Column("baseline_counts", LargeBinary, nullable=False),
+    Column(
+        "times", LargeBinary, nullable=False
+    ),  # first and last event time of each pane; int64 little-endian
+)
+
+row_watches = Table(
+    "row_watches",
+    metadata,
+    _stream(primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("promotion", BigInteger, nullable=False),  # whose reference is watched
+    Column("position", BigInteger, nullable=False),  # at which the state began
+    Column("state", JSON, nullable=False),  # of the sequential detector
 )
 
 verdicts = Table(

@@ -191,11 +191,20 @@ def upgrade() -> None:
         sa.Column("promotion", sa.BigInteger(), nullable=False),
         sa.Column("start", sa.BigInteger(), nullable=False),
         sa.Column("stop", sa.BigInteger(), nullable=False),
-        sa.Column("time_from", sa.BigInteger(), nullable=False),
-        sa.Column("time_to", sa.BigInteger(), nullable=False),
+        sa.Column("pane_rows", sa.Integer(), nullable=False),
         sa.Column("counts", sa.LargeBinary(), nullable=False),
         sa.Column("baseline_counts", sa.LargeBinary(), nullable=False),
+        sa.Column("times", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("stream", "partition", name=op.f("pk_open_windows")),
+    )
+    op.create_table(
+        "row_watches",
+        sa.Column("stream", sa.String(length=63), nullable=False),
+        sa.Column("partition", sa.Integer(), nullable=False),
+        sa.Column("promotion", sa.BigInteger(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("stream", "partition", name=op.f("pk_row_watches")),
     )
     op.create_table(
         "output_windows",
@@ -515,6 +524,7 @@ def downgrade() -> None:
 
     op.drop_table("outbox")
     op.drop_table("output_windows")
+    op.drop_table("row_watches")
     op.drop_table("open_windows")
     with op.batch_alter_table("loss_windows", schema=None) as batch_op:
         batch_op.drop_index(

@@ -1,0 +1,260 @@
+"""The panels of the overview: divergence and chance over stream time, and a heat map of the features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cls.drift_points import INPUTS, Mark, Point
+from cls.plot_sheet import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SMALL, WIDTH, shortened
+from cls.verdict_words import SURE, is_calibrated
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HEAT_FEATURES = 15
+NAME = 30  # characters of a feature's name
+LINES = {"prediction": (GREEN, "predictions"), "label": (PURPLE, "labels")}
+LEAST_SPAN = timedelta(minutes=1)  # of a window whose events all came at once
+BAR = 2.2  # inches of the colour bar, at most
+
+
+def day(time: datetime) -> float:
+    """Return a time as matplotlib counts it: days since 1970."""
+    return time.timestamp() / 86400
+
+
+def _stretches(series: Sequence[Point], marks: Sequence[Mark]) -> list[list[Point]]:
+    """Cut a series where its reference changed: across a promotion, distances are not comparable."""
+    if not series:
+        return []
+    stretches = [[series[0]]]
+    for before, point in pairwise(series):
+        fresh = point.promotion != before.promotion
+        if fresh or any(before.stop <= mark.since < point.stop for mark in marks):
+            stretches.append([])
+        stretches[-1].append(point)
+    return stretches
+
+
+def draw_nats(axes: Axes, series: Sequence[Point], marks: Sequence[Mark]) -> None:
+    inputs = [point for point in series if point.detector not in LINES and point.nats is not None]
+    for k, stretch in enumerate(_stretches(inputs, marks)):
+        axes.plot(
+            [day(p.time) for p in stretch],
+            [p.nats or 0.0 for p in stretch],
+            color=BLUE,
+            marker=".",
+            markersize=3,
+            linewidth=1,
+            label=None if k else "all features",
+        )
+    fixed = [p for p in inputs if p.drift is not None and not is_calibrated(p.drift)]
+    if fixed:
+        axes.plot(
+            [day(p.time) for p in fixed],
+            [p.largest_nats or 0.0 for p in fixed],
+            color=INK,
+            linewidth=0.8,
+            label="the feature that moved most",
+        )
+        limits = [p.drift.threshold for p in fixed if p.drift is not None]
+        axes.plot(
+            [day(p.time) for p in fixed],
+            limits,
+            color=RED,
+            linestyle="--",
+            linewidth=1,
+            drawstyle="steps-mid",
+            label=f"its threshold, {limits[-1]:g} nats",
+        )
+        if len(fixed) == 1:
+            axes.axhline(limits[-1], color=RED, linestyle="--", linewidth=1)
+    for detector, (colour, label) in LINES.items():
+        others = [point for point in series if point.detector == detector and point.nats is not None]
+        if others:
+            axes.plot(
+                [day(p.time) for p in others],
+                [p.nats or 0.0 for p in others],
+                color=colour,
+                linewidth=0.9,
+                marker=".",
+                markersize=2,
+                label=label,
+            )
+    alarms = [point for point in series if point.alarm and point.nats is not None]
+    if alarms:
+        axes.plot(
+            [day(p.time) for p in alarms],
+            [p.nats or 0.0 for p in alarms],
+            "o",
+            color=RED,
+            markersize=5,
+            label="alarm",
+        )
+    scores = [point for point in series if point.alarm and point.nats is None]
+    if scores:
+        axes.plot(
+            [day(point.time) for point in scores],
+            [0.0] * len(scores),
+            "^",
+            color=ORANGE,
+            label="alarm of the errors",
+            clip_on=False,
+        )
+    axes.set_ylabel("excess nats", fontsize=SMALL)
+    axes.set_ylim(0, None if any(p.nats for p in series) else 1)
+    axes.margins(y=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1.0, 1.07), ncols=6, frameon=False, fontsize=SMALL, borderpad=0
+        )
+
+
+def draw_chance(axes: Axes, series: Sequence[Point], marks: Sequence[Mark]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    known = [point for point in series if point.p_value is not None]
+
+    def height(point: Point) -> float:
+        return max(point.p_value or 0.0, SURE)
+
+    inputs = [point for point in known if point.detector not in LINES]
+    for stretch in _stretches(inputs, marks):
+        axes.plot(
+            [day(p.time) for p in stretch],
+            [height(p) for p in stretch],
+            color=BLUE,
+            marker=".",
+            markersize=3,
+            linewidth=1,
+        )
+    for detector, (colour, _) in LINES.items():
+        others = [point for point in known if point.detector == detector]
+        axes.plot([day(p.time) for p in others], [height(p) for p in others], color=colour, linewidth=0.9)
+    alarms = [point for point in known if point.alarm]
+    axes.plot([day(p.time) for p in alarms], [height(p) for p in alarms], "o", color=RED, markersize=4)
+    limits = [
+        (day(p.time), p.drift.threshold) for p in inputs if p.drift is not None and is_calibrated(p.drift)
+    ]
+    lowest = min([height(p) for p in known] + [limit for _, limit in limits], default=1e-3)
+    axes.set_yscale("log")
+    axes.set_ylim(lowest / 10, 3)
+    if limits:
+        times, values = zip(*limits, strict=True)
+        axes.plot(times, values, color=RED, linestyle="--", linewidth=1, drawstyle="steps-mid")
+        if len(limits) == 1:
+            axes.axhline(values[0], color=RED, linestyle="--", linewidth=1)
+        axes.annotate(
+            f"budget {values[-1]:.2g}",
+            (1, values[-1]),
+            (4, 0),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points",
+            color=RED,
+            fontsize=SMALL,
+            va="center",
+        )
+    axes.yaxis.set_major_locator(LogLocator(numticks=5))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:.0e}" if value < 0.01 else f"{value:g}")
+    )
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel("p-value", fontsize=SMALL)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def heat_features(inputs: Sequence[Point], alarm: Point | None) -> tuple[list[str], dict[str, float]]:
+    """Return the features of the heat map, largest share of the alarm first, and these shares."""
+    largest: dict[str, float] = {}
+    for point in inputs:
+        for feature in point.drift.features if point.drift is not None else ():
+            largest[feature.name] = max(largest.get(feature.name, 0.0), feature.excess_nats)
+    shares = {}
+    if alarm is not None and alarm.detector == INPUTS and alarm.drift is not None:
+        shares = {feature.name: feature.share for feature in alarm.drift.features}
+    names = sorted(largest, key=lambda name: (-shares.get(name, 0.0), -largest[name], name))
+    return names[:HEAT_FEATURES], shares
+
+
+def draw_heat(
+    figure: Figure, axes: Axes, inputs: Sequence[Point], names: Sequence[str], shares: dict[str, float]
+) -> None:
+    from matplotlib.colors import PowerNorm
+
+    values_FW = np.full((len(names), len(inputs)), np.nan)
+    place = {name: row for row, name in enumerate(names)}
+    for column, point in enumerate(inputs):
+        for feature in point.drift.features if point.drift is not None else ():
+            if feature.name in place:
+                values_FW[place[feature.name], column] = feature.excess_nats
+    edges, columns = time_edges(inputs)
+    shown_FE = np.full((len(names), len(edges) - 1), np.nan)
+    shown_FE[:, columns] = values_FW
+    largest = float(np.nanmax(values_FW)) if np.isfinite(values_FW).any() else 0.0
+    axes.set_facecolor("#ececec")
+    mesh = axes.pcolormesh(
+        [day(edge) for edge in edges],
+        np.arange(len(names) + 1) - 0.5,
+        np.ma.masked_invalid(shown_FE),
+        cmap="YlOrBr",
+        norm=PowerNorm(0.5, vmin=0.0, vmax=largest or 1.0),
+    )
+    axes.set_yticks(range(len(names)), [shortened(name, NAME) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    for row, name in enumerate(names):
+        if shares:
+            axes.annotate(
+                f"{shares.get(name, 0.0):.0%}",
+                (1, row),
+                (32, 0),
+                xycoords=axes.get_yaxis_transform(),
+                textcoords="offset points",
+                fontsize=SMALL,
+                va="center",
+                ha="right",
+            )
+    note = "excess nats by feature"
+    if shares:
+        note += "; on the right its share of the alarm"
+    axes.set_title(note, loc="left", fontsize=SMALL, pad=4)
+    box = axes.get_position()
+    inches = box.height * figure.get_figheight()
+    bar = figure.add_axes(
+        (
+            1 - 0.62 / WIDTH,
+            box.y0 + box.height * max(0.0, 1 - 2.2 / inches),
+            0.1 / WIDTH,
+            min(box.height, box.height * 2.2 / inches),
+        )
+    )
+    figure.colorbar(mesh, cax=bar)
+    bar.tick_params(labelsize=SMALL - 1)
+    bar.locator_params(nbins=4)
+    bar.set_title("nats", fontsize=SMALL - 1, loc="left")
+
+
+def time_edges(inputs: Sequence[Point]) -> tuple[list[datetime], list[int]]:
+    """Return the edges of the heat map's columns and which of these columns are windows: between two may lie time without any."""
+    spans: list[tuple[datetime, datetime]] = []
+    for point in inputs:
+        low = max(point.time_from, spans[-1][1]) if spans else point.time_from
+        spans.append((low, max(point.time, low + (timedelta() if spans else LEAST_SPAN))))
+    widths = sorted(high - low for low, high in spans)
+    usual = widths[len(widths) // 2]
+    edges, columns = [spans[0][0]], []
+    for k, (_, high) in enumerate(spans):
+        following = spans[k + 1][0] if k + 1 < len(spans) else high
+        columns.append(len(edges) - 1)
+        if following - high > usual / 2:
+            edges += [high, following]
+        else:
+            edges.append(following)
+    return edges, columns
