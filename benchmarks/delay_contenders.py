@@ -201,7 +201,7 @@ def contenders() -> list[Contender]:
         Rows("river ADWIN", _adwin, (50.0, 200.0)),
         Rows("river Page-Hinkley, delta .005", _page_hinkley(0.005), (100.0, 200.0)),
         Rows("river Page-Hinkley, delta .25", _page_hinkley(0.25), (15.0, 25.0)),
-        Rows("KSWIN", _kswin, (16.0, 17.0, 18.0, 19.0), discrete=True),
+        Rows("KSWIN", _kswin, (16.0, 17.0, 18.0, 19.0), discrete=True, cost=3),
     ]
     for peer in window_peers():
         found.append(Windows(f"{peer.name}, windows of 1000", peer.score, 1000, cost=2))
