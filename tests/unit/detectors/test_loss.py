@@ -70,12 +70,12 @@ def coverage(law: Law, shift: float, seed: int, references: int = 80, windows: i
 
 @pytest.mark.parametrize("shift", [0.0, 0.7])
 def test_the_interval_covers_the_realised_loss_as_often_as_it_says(shift: float) -> None:
-    assert 0.91 <= coverage(additive, shift, seed=1) <= 0.985  # 0.958 and 0.946 over 1,500 windows
+    assert 0.91 <= coverage(additive, shift, seed=1) <= 0.985  # 0.950 and 0.943 over 1,500 windows
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.7])
 def test_an_interaction_costs_little_coverage(shift: float) -> None:
-    assert 0.86 <= coverage(interacting, shift, seed=2) <= 0.985  # 0.960 and 0.932 over 1,500 windows
+    assert 0.86 <= coverage(interacting, shift, seed=2) <= 0.985  # 0.957 and 0.921 over 1,500 windows
 
 
 def test_the_estimate_follows_a_shift_that_the_reference_level_misses() -> None:
