@@ -251,11 +251,11 @@ def _text(cells: list[Cell], lengths: list[Cell], found: dict[str, Any]) -> str:
         "| --- | ---: |" + " ---: |" * len(RUNS),
     ]
     lines += _table(lengths, tuple(RUNS))
-    lines += [
-        "",
-        f"Control, {CONTROL}, {found['windows']} windows: its years differ a little in education, age and ancestry, which is real and below the tolerance. "
-        "In file order each year ends with people in group quarters, which a detector of change has to report.",
-    ]
+    about = (
+        f"Control, {CONTROL}, {found['windows']} windows: its years differ a little in education, age and ancestry, which is real and "
+        "below the tolerance. In file order each year ends with people in group quarters, which a detector of change has to report."
+    )
+    lines += ["", about]
     return "\n".join(lines)
 
 

@@ -54,6 +54,8 @@ def stream(**changes: dict[str, Any]) -> StreamConfig:
         "model": {"arguments": {"hidden": [4], "embedding_bins": 2}},
         "detect": {
             "window_rows": 50,
+            "slide_rows": 25,
+            "sequential": True,
             "reference_rows": 200,
             "bins": 4,
             "score_pane_rows": 20,
@@ -231,6 +233,7 @@ class World:
             tables.pending_labels,
             tables.dead_letters,
             tables.open_windows,
+            tables.row_watches,
             tables.verdicts,
             tables.score_panes,
             tables.output_windows,
