@@ -1,7 +1,7 @@
 """How soon a change is found, by detectors that alarm equally rarely where there is none.
 
     .venv/bin/pip install --no-deps -r benchmarks/requirements.txt
-    python -m benchmarks.drift_delay [--seeds 40] [--alarms 30]
+    python -m benchmarks.drift_delay [--seeds 30] [--alarms 25]
 
 Every detector's threshold is first set by simulation so that it alarms once in 20,000 rows of a stream without a change, on
 average over references of 10,000 rows; then runs on other seeds show how well that was met. Delays are from the first changed row
@@ -226,9 +226,9 @@ def main() -> None:
     """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
-        "--seeds", type=int, default=40, help="runs per change and detector; slow ones get fewer"
+        "--seeds", type=int, default=30, help="runs per change and detector; slow ones get fewer"
     )
-    parser.add_argument("--alarms", type=float, default=30, help="false alarms behind each threshold, about")
+    parser.add_argument("--alarms", type=float, default=25, help="false alarms behind each threshold, about")
     parser.add_argument("--only", help="detectors whose name contains this")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where to write")
     options = parser.parse_args()
