@@ -174,7 +174,10 @@ def text_of(names: Sequence[Contender], measured: dict[str, Measured]) -> str:
     ]
     for c in names:
         found = measured[c.name]
-        cells = [_told(found.null[layout]) for layout in (NUMBERS, MIXED)]
+        cells = [
+            _told(found.null[layout]) if math.isfinite(found.knobs[layout]) else "no threshold keeps it"
+            for layout in (NUMBERS, MIXED)
+        ]
         runs = next(iter(found.delays.values())).runs
         lines.append(f"| {c.name} | {' | '.join(cells)} | {runs} | {found.cpu_seconds:.0f} |")
     notes = [
@@ -182,7 +185,8 @@ def text_of(names: Sequence[Contender], measured: dict[str, Measured]) -> str:
         "Page-Hinkley, ADWIN and KSWIN read numbers standardised by the reference, and for a category the share it had there;",
         "missing values are not shown to them, nor to the libraries that compare windows. KSWIN is river's rule, compiled",
         "(benchmarks/kswin.py): river's own reads 160 rows a second; its run length takes few values, of which the nearest is used.",
-        "Evidently is the statistic of its report, without the report.",
+        "Evidently is the statistic of its report, without the report. Where the distance is infinite in more windows without a",
+        "change than may alarm, as frouros's KL is, no threshold keeps the run length; such a detector is left silent.",
         *(f"{library} is left out: {reason}." for library, reason in missing().items()),
     ]
     return "\n".join([*lines, "", " ".join(notes)])
@@ -267,7 +271,10 @@ def _progress(name: str, found: Measured) -> str:
 
 def _details(found: Measured) -> dict[str, object]:
     return {
-        "knobs": {_name(layout): knob for layout, knob in found.knobs.items()},
+        # null: so many windows without a change have an infinite distance that no threshold keeps the run length
+        "knobs": {
+            _name(layout): knob if math.isfinite(knob) else None for layout, knob in found.knobs.items()
+        },
         "null": {_name(layout): evaluation.to_json() for layout, evaluation in found.null.items()},
         "delays": {name: vars(delay) for name, delay in found.delays.items()},
         "cpu_seconds": found.cpu_seconds,
