@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cls.drift_points import INPUTS, Mark, Point
-from cls.plot_sheet import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SMALL, WIDTH, shortened
-from cls.verdict_words import SURE, is_calibrated
+from cls.drift_points import INPUTS, ROWS, SCORES, Mark, Point
+from cls.plot_sheet import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SMALL, WIDTH, told_apart
+from cls.verdict_words import SURE, is_calibrated, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,73 +43,34 @@ def _stretches(series: Sequence[Point], marks: Sequence[Mark]) -> list[list[Poin
 
 
 def draw_nats(axes: Axes, series: Sequence[Point], marks: Sequence[Mark]) -> None:
-    inputs = [point for point in series if point.detector not in LINES and point.nats is not None]
+    """Draw the divergence of inputs and outputs, alarms, and a fixed threshold beside the feature that it is held against."""
+    thin = {"linewidth": 0.9}
+    inputs = [point for point in series if point.detector == INPUTS and point.nats is not None]
     for k, stretch in enumerate(_stretches(inputs, marks)):
-        axes.plot(
-            [day(p.time) for p in stretch],
-            [p.nats or 0.0 for p in stretch],
-            color=BLUE,
-            marker=".",
-            markersize=3,
-            linewidth=1,
-            label=None if k else "all features",
-        )
-    fixed = [p for p in inputs if p.drift is not None and not is_calibrated(p.drift)]
+        label = None if k else "inputs, all features"
+        _line(axes, stretch, color=BLUE, marker=".", markersize=3, linewidth=1, label=label)
+    fixed = [(p, p.drift.threshold) for p in inputs if p.drift is not None and not is_calibrated(p.drift)]
     if fixed:
-        axes.plot(
-            [day(p.time) for p in fixed],
-            [p.largest_nats or 0.0 for p in fixed],
-            color=INK,
-            linewidth=0.8,
-            label="the feature that moved most",
-        )
-        limits = [p.drift.threshold for p in fixed if p.drift is not None]
-        axes.plot(
-            [day(p.time) for p in fixed],
-            limits,
-            color=RED,
-            linestyle="--",
-            linewidth=1,
-            drawstyle="steps-mid",
-            label=f"its threshold, {limits[-1]:g} nats",
-        )
-        if len(fixed) == 1:
-            axes.axhline(limits[-1], color=RED, linestyle="--", linewidth=1)
+        days = [day(p.time) for p, _ in fixed]
+        largest = [p.largest_nats or 0.0 for p, _ in fixed]
+        axes.plot(days, largest, color=INK, linewidth=0.9, label="the feature that moved most")
+        limits = [limit for _, limit in fixed]
+        _limit(axes, days, limits, label=f"its threshold, {limits[-1]:g} nats")
     for detector, (colour, label) in LINES.items():
         others = [point for point in series if point.detector == detector and point.nats is not None]
         if others:
-            axes.plot(
-                [day(p.time) for p in others],
-                [p.nats or 0.0 for p in others],
-                color=colour,
-                linewidth=0.9,
-                marker=".",
-                markersize=2,
-                label=label,
-            )
+            _line(axes, others, color=colour, marker=".", markersize=2, label=label, **thin)
     alarms = [point for point in series if point.alarm and point.nats is not None]
     if alarms:
-        axes.plot(
-            [day(p.time) for p in alarms],
-            [p.nats or 0.0 for p in alarms],
-            "o",
-            color=RED,
-            markersize=5,
-            label="alarm",
-        )
-    scores = [point for point in series if point.alarm and point.nats is None]
-    if scores:
-        axes.plot(
-            [day(point.time) for point in scores],
-            [0.0] * len(scores),
-            "^",
-            color=ORANGE,
-            label="alarm of the errors",
-            clip_on=False,
-        )
+        _line(axes, alarms, color=RED, marker="o", linestyle="none", markersize=5, label="alarm")
+    for detector, colour, label in ((SCORES, ORANGE, "errors"), (ROWS, BLUE, "rows")):
+        days = [day(point.time) for point in series if point.alarm and point.detector == detector]
+        if days:
+            heights = [0.0] * len(days)
+            axes.plot(days, heights, "^", color=colour, label=f"alarm of the {label}", clip_on=False)
     axes.set_ylabel("excess nats", fontsize=SMALL)
-    axes.set_ylim(0, None if any(p.nats for p in series) else 1)
     axes.margins(y=0.12)
+    axes.set_ylim(0, None if any(point.nats for point in series) else 1)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(
@@ -117,57 +78,60 @@ def draw_nats(axes: Axes, series: Sequence[Point], marks: Sequence[Mark]) -> Non
         )
 
 
+def _line(axes: Axes, points: Sequence[Point], **style: Any) -> None:
+    axes.plot([day(p.time) for p in points], [p.nats or 0.0 for p in points], **style)
+
+
+def _limit(axes: Axes, days: Sequence[float], values: Sequence[float], label: str | None = None) -> None:
+    """Draw a threshold as steps; one single window has it from edge to edge."""
+    if len(days) == 1:
+        axes.axhline(values[0], color=RED, linestyle="--", linewidth=1, label=label)
+    else:
+        axes.plot(days, values, color=RED, linestyle="--", linewidth=1, drawstyle="steps-mid", label=label)
+
+
 def draw_chance(axes: Axes, series: Sequence[Point], marks: Sequence[Mark]) -> None:
+    """Draw p-values, and the budget as their threshold where there is one."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     known = [point for point in series if point.p_value is not None]
 
-    def height(point: Point) -> float:
-        return max(point.p_value or 0.0, SURE)
+    def line(points: Sequence[Point], **style: Any) -> None:
+        axes.plot([day(p.time) for p in points], [max(p.p_value or 0.0, SURE) for p in points], **style)
 
-    inputs = [point for point in known if point.detector not in LINES]
+    inputs = [point for point in known if point.detector == INPUTS]
     for stretch in _stretches(inputs, marks):
-        axes.plot(
-            [day(p.time) for p in stretch],
-            [height(p) for p in stretch],
-            color=BLUE,
-            marker=".",
-            markersize=3,
-            linewidth=1,
-        )
+        line(stretch, color=BLUE, marker=".", markersize=3, linewidth=1)
     for detector, (colour, _) in LINES.items():
-        others = [point for point in known if point.detector == detector]
-        axes.plot([day(p.time) for p in others], [height(p) for p in others], color=colour, linewidth=0.9)
-    alarms = [point for point in known if point.alarm]
-    axes.plot([day(p.time) for p in alarms], [height(p) for p in alarms], "o", color=RED, markersize=4)
-    limits = [
-        (day(p.time), p.drift.threshold) for p in inputs if p.drift is not None and is_calibrated(p.drift)
-    ]
-    lowest = min([height(p) for p in known] + [limit for _, limit in limits], default=1e-3)
+        line([point for point in known if point.detector == detector], color=colour, linewidth=0.9)
+    line([point for point in known if point.alarm], color=RED, marker="o", linestyle="none", markersize=4)
+    limits = [(day(p.time), p.drift.threshold) for p in inputs if p.drift and is_calibrated(p.drift)]
+    lowest = min([p.p_value or SURE for p in known] + [limit for _, limit in limits], default=1e-3)
     axes.set_yscale("log")
-    axes.set_ylim(lowest / 10, 3)
+    axes.set_ylim(max(lowest, SURE) / 10, 3)
     if limits:
-        times, values = zip(*limits, strict=True)
-        axes.plot(times, values, color=RED, linestyle="--", linewidth=1, drawstyle="steps-mid")
-        if len(limits) == 1:
-            axes.axhline(values[0], color=RED, linestyle="--", linewidth=1)
-        axes.annotate(
-            f"budget {values[-1]:.2g}",
-            (1, values[-1]),
-            (4, 0),
-            xycoords=axes.get_yaxis_transform(),
-            textcoords="offset points",
-            color=RED,
-            fontsize=SMALL,
-            va="center",
-        )
+        last = limits[-1][1]
+        _limit(axes, [time for time, _ in limits], [limit for _, limit in limits])
+        _beside(axes, last, f"budget {last:.2g}", color=RED)
     axes.yaxis.set_major_locator(LogLocator(numticks=5))
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:.0e}" if value < 0.01 else f"{value:g}")
-    )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda p, _: f"{p:.0e}" if p < 0.01 else f"{p:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("p-value", fontsize=SMALL)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _beside(axes: Axes, height: float, text: str, *, offset: float = 4, **style: Any) -> None:
+    """Write right of a panel; the offset is in points."""
+    axes.annotate(
+        text,
+        (1, height),
+        (offset, 0),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        fontsize=SMALL,
+        va="center",
+        **style,
+    )
 
 
 def heat_features(inputs: Sequence[Point], alarm: Point | None) -> tuple[list[str], dict[str, float]]:
@@ -186,6 +150,7 @@ def heat_features(inputs: Sequence[Point], alarm: Point | None) -> tuple[list[st
 def draw_heat(
     figure: Figure, axes: Axes, inputs: Sequence[Point], names: Sequence[str], shares: dict[str, float]
 ) -> None:
+    """Draw each feature's excess in each window; grey where it is not known."""
     from matplotlib.colors import PowerNorm
 
     values_FW = np.full((len(names), len(inputs)), np.nan)
@@ -206,38 +171,23 @@ def draw_heat(
         cmap="YlOrBr",
         norm=PowerNorm(0.5, vmin=0.0, vmax=largest or 1.0),
     )
-    axes.set_yticks(range(len(names)), [shortened(name, NAME) for name in names])
+    axes.set_yticks(range(len(names)), told_apart(names, NAME))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    for row, name in enumerate(names):
-        if shares:
-            axes.annotate(
-                f"{shares.get(name, 0.0):.0%}",
-                (1, row),
-                (32, 0),
-                xycoords=axes.get_yaxis_transform(),
-                textcoords="offset points",
-                fontsize=SMALL,
-                va="center",
-                ha="right",
-            )
+    for row, name in enumerate(names if shares else ()):
+        _beside(axes, row, percent(shares.get(name, 0.0)), offset=32, ha="right")
     note = "excess nats by feature"
     if shares:
         note += "; on the right its share of the alarm"
     axes.set_title(note, loc="left", fontsize=SMALL, pad=4)
+    if largest == 0.0:
+        return
     box = axes.get_position()
-    inches = box.height * figure.get_figheight()
-    bar = figure.add_axes(
-        (
-            1 - 0.62 / WIDTH,
-            box.y0 + box.height * max(0.0, 1 - 2.2 / inches),
-            0.1 / WIDTH,
-            min(box.height, box.height * 2.2 / inches),
-        )
-    )
-    figure.colorbar(mesh, cax=bar)
+    tall = min(box.height, BAR / figure.get_figheight())
+    bar = figure.add_axes((1 - 0.62 / WIDTH, box.y1 - tall, 0.1 / WIDTH, tall))
+    marks = (0.0, largest) if tall * figure.get_figheight() < 1 else (0.0, largest / 10, largest / 3, largest)
+    figure.colorbar(mesh, cax=bar).set_ticks(marks, labels=[f"{mark:.2g}" for mark in marks])
     bar.tick_params(labelsize=SMALL - 1)
-    bar.locator_params(nbins=4)
     bar.set_title("nats", fontsize=SMALL - 1, loc="left")
 
 

@@ -21,7 +21,7 @@ from cls.plot_sheet import (
     SMALL,
     WIDTH,
     png,
-    shortened,
+    told_apart,
     wrapped,
 )
 from cls.verdict_words import KINDS, chance_sentence, headline, rows_sentence
@@ -60,10 +60,11 @@ def overview(
 
     series = in_order(points)
     alarm = latest_alarm(series)
+    lines = _lines(series, marks, onset)
     words = _words(series, alarm)
     inputs = [point for point in series if point.detector == INPUTS and point.drift is not None]
     names, shares = heat_features(inputs, alarm)
-    margin = max(CHARACTER * max((len(shortened(name, NAME)) for name in names), default=0) + 0.25, 0.9)
+    margin = max(CHARACTER * max((len(name) for name in told_apart(names, NAME)), default=0) + 0.3, 0.9)
 
     heights = [2.4, 1.3, *([0.4 + 0.19 * len(names)] if names else [])]
     head = 0.45 + LINE * len(words) + 0.6
@@ -83,7 +84,6 @@ def overview(
     draw_chance(panels[1], series, marks)
     if names:
         draw_heat(figure, panels[2], inputs, names, shares)
-    lines = _lines(series, marks, onset)
     for panel in panels:
         for time, _, colour, style in lines:
             panel.axvline(day(time), color=colour, linestyle=style, linewidth=1.2 if style == "--" else 0.8)

@@ -10,7 +10,11 @@ from typing import Any
 from detectors.diagnosis import Diagnosis
 from detectors.verdict import Drift
 
-INPUTS = "kl"  # the detector on inputs
+INPUTS, ROWS, SCORES = (
+    "kl",
+    "sequential",
+    "score",
+)  # detectors: of windows of inputs, of their rows, of the errors
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,5 @@ def in_order(points: Sequence[Point]) -> list[Point]:
 
 
 def latest_alarm(points: Sequence[Point]) -> Point | None:
-    """Return the newest alarm that knows its features; without one, the newest alarm."""
-    alarms = [point for point in in_order(points) if point.alarm]
-    return next(
-        (point for point in reversed(alarms) if point.drift is not None), alarms[-1] if alarms else None
-    )
+    """Return the newest alarm."""
+    return next((point for point in reversed(in_order(points)) if point.alarm), None)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from cls.attribution import DIVERGENCES, Histogram, folded
 from cls.plot_sheet import (
@@ -18,10 +21,12 @@ from cls.plot_sheet import (
     RED,
     SMALL,
     WIDTH,
+    png,
     shortened,
+    told_apart,
     wrapped,
 )
-from cls.verdict_words import probability
+from cls.verdict_words import percent, probability
 from detectors.bins import MISSING
 from detectors.diagnosis import FeatureFinding
 from detectors.verdict import FeatureDrift
@@ -34,6 +39,7 @@ ROWS = 34  # categories that are drawn; the rest is one
 NAMED = 9  # intervals up to which each has its label
 COLUMN = WIDTH / 2
 LABEL = 26  # characters of a bin's label
+TITLE, TICKS = 0.28, 0.3  # inches
 
 
 @dataclass(frozen=True)
@@ -43,16 +49,23 @@ class Panel:
     histogram: Histogram
     moved: FeatureDrift | None = None  # in the verdict
     finding: FeatureFinding | None = None  # in its diagnosis
+    subject: str = ""  # what it is a feature of, if not of the inputs
+
+
+def feature_plot(panels: Sequence[Panel], *, title: str, note: str) -> bytes:
+    """Return the sheet as a PNG; see `features_sheet`."""
+    return png(lambda: features_sheet(panels, title=title, note=note))
 
 
 def features_sheet(panels: Sequence[Panel], *, title: str, note: str) -> Figure:
     """Draw the sheet: panels in two columns, in their order."""
     from matplotlib.figure import Figure
 
-    panels = [Panel(folded(panel.histogram, ROWS), panel.moved, panel.finding) for panel in panels]
+    panels = [replace(panel, histogram=folded(panel.histogram, ROWS)) for panel in panels]
     heads = [_head(panel) for panel in panels]
     heights = [
-        0.3 + LINE * len(head) + _inches(panel.histogram) for panel, head in zip(panels, heads, strict=True)
+        TITLE + LINE * len(head) + _inches(panel.histogram) + TICKS
+        for panel, head in zip(panels, heads, strict=True)
     ]
     ends = [0.0, 0.0]  # inches that are used up in each column
     places = []
@@ -70,13 +83,13 @@ def features_sheet(panels: Sequence[Panel], *, title: str, note: str) -> Figure:
             0.25 / WIDTH, 1 - (0.41 + LINE * k) / total, line, fontsize=SMALL + 0.5, color=INK, va="top"
         )
     if not panels:
-        figure.text(0.5, 0.3 / total, "no feature moved", ha="center", color=GREY)
+        figure.text(0.5, 0.3 / total, "no feature of the inputs moved", ha="center", color=GREY)
     else:
         _legend(figure, total)
     for panel, head, height, (column, used) in zip(panels, heads, heights, places, strict=True):
         top = total - above - used
         _draw_head(figure, panel, head, column, top, total)
-        low = top - height + 0.3
+        low = top - height + TICKS
         inches = _inches(panel.histogram)
         left = column * COLUMN + _margin(panel.histogram)
         axes = figure.add_axes(
@@ -92,13 +105,6 @@ def features_sheet(panels: Sequence[Panel], *, title: str, note: str) -> Figure:
     return figure
 
 
-def draw(panels: Sequence[Panel], *, title: str, note: str) -> bytes:
-    """Return `features_sheet` as a PNG."""
-    from cls.plot_sheet import png
-
-    return png(lambda: features_sheet(panels, title=title, note=note))
-
-
 def _in_rows(histogram: Histogram) -> bool:
     return histogram.edges is None or len(histogram.labels) - 1 <= NAMED
 
@@ -110,7 +116,7 @@ def _inches(histogram: Histogram) -> float:
 def _margin(histogram: Histogram) -> float:
     if not _in_rows(histogram):
         return 0.75
-    longest = max((len(shortened(label, LABEL)) for label in histogram.labels), default=0)
+    longest = max((len(label) for label in told_apart(histogram.labels, LABEL)), default=0)
     return max(CHARACTER * longest + 0.35, 0.75)
 
 
@@ -146,8 +152,10 @@ def _draw_head(
 ) -> None:
     left = (column * COLUMN + 0.25) / WIDTH
     title = shortened(panel.histogram.name, 44)
+    if panel.subject:
+        title = f"{panel.subject}, {title}"
     if panel.moved is not None:
-        title += f": {panel.moved.share:.0%} of the drift"
+        title += f": {percent(panel.moved.share)} of the drift"
     figure.text(left, top / total, title, fontsize=NORMAL, fontweight="bold", va="top")
     for k, (text, colour) in enumerate(head):
         figure.text(left, (top - 0.19 - LINE * k) / total, text, fontsize=SMALL, color=colour, va="top")
@@ -182,7 +190,7 @@ def _draw_rows(axes: Axes, histogram: Histogram) -> None:
         )
     axes.set_xlim(0, 1.38 * largest)
     axes.set_ylim(len(histogram.labels) - 0.5, -0.5)
-    axes.set_yticks(list(rows), [shortened(label, LABEL) for label in histogram.labels])
+    axes.set_yticks(list(rows), told_apart(histogram.labels, LABEL))
     axes.tick_params(axis="y", length=0, labelsize=SMALL)
     axes.set_xticks([])
     axes.spines[["top", "right", "bottom"]].set_visible(False)
@@ -196,25 +204,19 @@ def _draw_intervals(axes: Axes, histogram: Histogram, inches: float) -> None:
     axes.bar([place - 0.21 for place in places], histogram.reference, 0.42, color=GREY)
     axes.bar([place + 0.21 for place in places], histogram.current, 0.42, color=ORANGE)
     edges = edge_texts(histogram.edges or ())
-    stride = max(
-        -(-int(100 * (CHARACTER * max(map(len, edges)) + 0.12) * (intervals + 1.5)) // int(100 * inches)), 1
-    )
+    inch = (intervals + 2) / inches  # in bins
+
+    def room(text: str) -> float:
+        return (CHARACTER * len(text) + 0.12) * inch
+
+    stride = max(math.ceil(max(map(room, edges))), 1)
     ticks = [(k + 0.5, edges[k]) for k in range(0, len(edges), stride)]
-    axes.set_xticks(
-        [*(place for place, _ in ticks), intervals + 0.5], [*(text for _, text in ticks), MISSING]
-    )
-    if (
-        ticks[-1][0]
-        > intervals
-        + 0.5
-        - (CHARACTER * (len(MISSING) + len(ticks[-1][1])) / 2 + 0.1) * (intervals + 1.5) / inches
-    ):
-        axes.set_xticks(
-            [*(place for place, _ in ticks[:-1]), intervals + 0.5],
-            [*(text for _, text in ticks[:-1]), MISSING],
-        )
+    last = intervals + 0.5
+    ticks = [(place, text) for place, text in ticks if place + (room(text) + room(MISSING)) / 2 < last]
+    ticks.append((last, MISSING))
+    axes.set_xticks([place for place, _ in ticks], [text for _, text in ticks])
     axes.set_xlim(-0.75, intervals + 1.25)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if axes.get_ylim()[1] >= 0.04 else 1))
     axes.locator_params(axis="y", nbins=5)
     axes.tick_params(labelsize=SMALL)
     axes.spines[["top", "right"]].set_visible(False)
@@ -222,10 +224,6 @@ def _draw_intervals(axes: Axes, histogram: Histogram, inches: float) -> None:
 
 def edge_texts(edges: Sequence[float]) -> list[str]:
     """Write edges with as few digits as keep them apart; one right behind another stands for what is above it."""
-    import math
-
-    import numpy as np
-
     behind = [k > 0 and math.nextafter(edges[k - 1], math.inf) >= edges[k] for k in range(len(edges))]
     apart = [edge for edge, skip in zip(edges, behind, strict=True) if not skip]
     texts: list[str] = []
@@ -244,7 +242,7 @@ def edge_texts(edges: Sequence[float]) -> list[str]:
 
 
 def _number(value: float, digits: int) -> str:
-    text = f"{value:.{digits}g}"
-    if "e" in text and 1e-4 <= abs(value) < 1e7:
-        text = f"{value:,.0f}"
-    return text
+    """Write a number without an exponent where people read it more easily so."""
+    if 1e4 <= abs(value) < 1e10:
+        return f"{value:,.0f}" if value == int(value) else f"{value:,}"
+    return f"{value:.{digits}g}"

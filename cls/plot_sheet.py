@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,18 +14,28 @@ if TYPE_CHECKING:
 BLUE, ORANGE, RED, GREY, GREEN, INK = "#31688e", "#e08214", "#c51b1b", "#9a9a9a", "#35924a", "#444444"
 PURPLE = "#7b3294"
 WIDTH = 11.0  # inches, which people see at 100 pixels each
-CHARACTER = 0.058  # inches, of text of 8 points on average
+CHARACTER = 0.062  # inches, of text of 8 points on average
 SMALL, NORMAL, LARGE = 8, 9, 12  # points
 LINE = 0.16  # inches from one line of small text to the next
 DPI = 130
+SCRIPTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "WenQuanYi Zen Hei",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+)  # for letters that the usual font lacks, where they are installed
 
 
 def png(draw: Callable[[], Figure]) -> bytes:
     """Draw a figure and return its PNG. Names are text, never formulas, and a letter that the font lacks is no fault."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.font_manager import fontManager
 
-    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+    installed = {font.name for font in fontManager.ttflist}
+    fonts = [*mpl.rcParams["font.family"], *(font for font in SCRIPTS if font in installed)]
+    with mpl.rc_context({"text.parse_math": False, "font.family": fonts}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure = draw()
         FigureCanvasAgg(figure)
@@ -41,6 +51,25 @@ def shortened(text: str, length: int) -> str:
         return text
     tail = (length - 1) // 3
     return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def told_apart(names: Sequence[str], length: int) -> list[str]:
+    """Shorten names so that those which differ go on differing, if their first difference is all that tells them apart."""
+    short = [shortened(name, length) for name in names]
+    head = length // 3
+    for text in {text for text in short if short.count(text) > 1}:
+        places = [k for k, other in enumerate(short) if other == text]
+        same = _same([names[k] for k in places])
+        begin = max(same - 2, head)
+        for k in places:
+            short[k] = f"{shortened(names[k], 10**6)[:head]}…{shortened(names[k][begin:], length - head - 1)}"
+    return short
+
+
+def _same(names: Sequence[str]) -> int:
+    """Return how many letters names begin with in common."""
+    columns = list(zip(*names, strict=False))
+    return next((k for k, letters in enumerate(columns) if len(set(letters)) > 1), len(columns))
 
 
 def wrapped(text: str, inches: float, lines: int) -> list[str]:

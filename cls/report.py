@@ -1,10 +1,11 @@
-"""Reports for people: a drift plot and an Evidently report, made by a worker of lowest priority, once per episode.
+"""Reports for people: plot sheets and an Evidently report, made by a worker of lowest priority, once per episode.
 
-Nothing is decided from them. Evidently takes seconds and megabytes; if it fails, the plot is kept and the result says why.
+Nothing is decided from them. Evidently takes seconds and megabytes; if it fails, the plots are kept and the result says why.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -13,14 +14,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cls.attribution import Histogram, histograms
 from cls.domain import Job, Json
-from cls.drift_plot import Mark, Point, drift_plot
-from cls.errors import CLSError
+from cls.drift_plot import drift_plot
+from cls.drift_points import INPUTS, Mark, Point, in_order, latest_alarm
+from cls.errors import CLSError, Corrupt
+from cls.feature_plot import Panel, feature_plot
+from cls.layout import to_json
 from cls.ports import ArtifactStore, Events, SampleLog
+from cls.season import with_season
+from cls.verdict_words import SUBJECTS
 from detectors.columns import Categorical
+from detectors.reference import Reference
 
 EVIDENTLY_ROWS = 3_000  # per side
 REFERENCE_ROWS = 20_000  # read per side at most
+TOP_FEATURES = 6  # whose histograms are drawn
+OUTPUTS = 2  # of them, of an alarm that is not of the inputs
+LEAST_SHARE = 0.01  # of the drift, from which a feature is drawn
 
 
 def run_report(
@@ -35,18 +46,18 @@ def run_report(
     """Report on the change that a job's input names.
 
     Current are the events from its onset to its end, reference those before the onset; at most `reference_rows` of each, the latest
-    ones.
+    ones. Histograms are drawn against the stored profile that the verdict was given on.
 
     Parameters
     ----------
     verdicts
-        Rows (or values) with the fields of `cls.domain.Verdict`, in any order; those after the job's as-of are left out.
+        Their rows, in any order; those after the job's as-of are left out.
     promotions
-        Rows with `version`, `since` (event position) and `reason`.
+        Their rows, oldest first.
 
     Returns
     -------
-    {"files": {name: sha256}, "metrics": {...}}, and "error" if the Evidently report could not be made.
+    {"files": {name: sha256}, "metrics": {...}}, and "error" if a part of it could not be made.
 
     Raises
     ------
@@ -56,13 +67,32 @@ def run_report(
     stop = job.input.event_to
     onset = job.input.onset if job.input.onset is not None else stop - min(stop // 2, reference_rows)
     points = [point for row in verdicts if (point := Point.of(row)).stop <= stop]
-    marks = [Mark.of(row) for row in promotions if row.since <= stop]
-    plot = drift_plot(
-        points, marks, title=job.stream, onset=onset, threshold_nats=_threshold(job.input.settings)
-    )
-    files = {"drift.png": artifacts.put(plot)}
+    in_force = [row for row in promotions if row.since <= stop]
+    marks = [Mark.of(row) for row in in_force]
     before = log.events(job.stream, max(0, onset - reference_rows), onset)
     after = log.events(job.stream, max(onset, stop - reference_rows), stop)
+    errors = []
+    found: dict[str, Histogram] = {}
+    try:
+        reference = _reference(artifacts, in_force, latest_alarm(points))
+        season = job.input.settings.get("detect", {}).get("season", "none")
+        found = histograms(reference.inputs, with_season(after.columns, after.time_us, season))
+    except (Corrupt, ValueError) as error:
+        errors.append(f"no whole histograms: {error}")
+    panels = feature_panels(points, found)
+    title = f"{job.stream}: what moved since event {onset:,}"
+    note = f"Shares of rows in the reference's bins: {len(after):,} rows, events {stop - len(after):,} to {stop:,}, against the reference."
+    made = {
+        "drift.png": drift_plot(points, marks, stream=job.stream, onset=onset),
+        "features.png": feature_plot(panels, title=title, note=note),
+        "features.json": to_json({"features": [panel.histogram.to_json() for panel in panels]}),
+    }
+    try:
+        made["evidently.html"] = evidently_report(to_frame(before), to_frame(after))
+    except CLSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - another library's report; whatever it was, the plots must not be lost
+        errors.append(f"no Evidently report: {type(error).__name__}: {error}")
     metrics: Json = {
         "reference_rows": len(before),
         "current_rows": len(after),
@@ -72,16 +102,57 @@ def run_report(
     nats = [point.nats for point in points if point.nats is not None]
     if nats:
         metrics["max_nats"] = max(nats)
-    result: Json = {"files": files, "metrics": metrics}
-    try:
-        html = evidently_report(to_frame(before), to_frame(after))
-    except CLSError:
-        raise
-    except Exception as error:  # noqa: BLE001 - another library's report; whatever it was, the plot must not be lost
-        result["error"] = f"no Evidently report: {type(error).__name__}: {error}"
-    else:
-        files["evidently.html"] = artifacts.put(html)
-    return result
+    result: Json = {
+        "files": {name: artifacts.put(data) for name, data in made.items()},
+        "metrics": metrics,
+    }
+    return result | ({"error": "; ".join(errors)} if errors else {})
+
+
+def feature_panels(points: Sequence[Point], found: dict[str, Histogram]) -> list[Panel]:
+    """Choose what is drawn of the features, largest share of the newest alarm first.
+
+    An alarm of outputs comes first, by the bins that its verdict names, then the inputs of the newest window.
+    """
+    alarm = latest_alarm(points)
+    panels: list[Panel] = []
+    if alarm is not None and alarm.drift is not None and alarm.detector != INPUTS:
+        subject = SUBJECTS.get(alarm.detector, alarm.detector)
+        panels += [
+            Panel(Histogram.of_verdict(feature), feature, subject=subject)
+            for feature in alarm.drift.features[:OUTPUTS]
+        ]
+    of_inputs = _judged_inputs(points, alarm)
+    if of_inputs is None or of_inputs.drift is None:
+        far = sorted(found.values(), key=lambda histogram: -sum(histogram.parts))
+        return (panels + [Panel(histogram) for histogram in far])[:TOP_FEATURES]
+    findings = (
+        {finding.name: finding for finding in of_inputs.diagnosis.features} if of_inputs.diagnosis else {}
+    )
+    for feature in of_inputs.drift.features:
+        if feature.share >= LEAST_SHARE or feature.name in findings:
+            histogram = found.get(feature.name, Histogram.of_verdict(feature))
+            panels.append(Panel(histogram, feature, findings.get(feature.name)))
+    return panels[:TOP_FEATURES]
+
+
+def _judged_inputs(points: Sequence[Point], alarm: Point | None) -> Point | None:
+    """Return the newest alarm on inputs since the change began; without one, their newest window."""
+    judged = [point for point in in_order(points) if point.detector == INPUTS and point.drift is not None]
+    since = 0 if alarm is None else alarm.onset
+    alarms = [point for point in judged if point.alarm and point.stop > since]
+    chosen = alarms or judged
+    return chosen[-1] if chosen else None
+
+
+def _reference(artifacts: ArtifactStore, promotions: Sequence[Any], alarm: Point | None) -> Reference:
+    """Load what the alarm's window was compared with; without an alarm, the newest reference. Raises `Corrupt`, `ValueError`."""
+    if not promotions:
+        raise ValueError("no version was promoted")
+    chosen = {row.id: row for row in promotions}.get(
+        None if alarm is None else alarm.promotion, promotions[-1]
+    )
+    return Reference.from_json(json.loads(artifacts.get(chosen.reference)))
 
 
 def to_frame(events: Events) -> pd.DataFrame:
@@ -137,8 +208,3 @@ def _thinned(frame: pd.DataFrame) -> pd.DataFrame:
     if len(frame) <= EVIDENTLY_ROWS:
         return frame
     return frame.iloc[np.linspace(0, len(frame) - 1, EVIDENTLY_ROWS).astype(np.int64)]
-
-
-def _threshold(settings: Json) -> float | None:
-    value = settings.get("detect", {}).get("nats")
-    return None if value is None else float(value)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from detectors.verdict import Drift
 
-SUBJECTS = {"kl": "inputs", "prediction": "predictions", "label": "labels", "score": "errors"}
+SUBJECTS = {
+    "kl": "inputs",
+    "sequential": "inputs",
+    "prediction": "predictions",
+    "label": "labels",
+    "score": "errors",
+}
 KINDS = {
     "quality": "a fault of the data",
     "harmful": "harmful drift",
@@ -21,10 +27,10 @@ def is_calibrated(drift: Drift) -> bool:
 
 def headline(stream: str, detector: str, start: int, stop: int, onset: int, *, alarm: bool) -> str:
     """Say in one line what was judged and what was found."""
-    subject = SUBJECTS.get(detector, f"inputs ({detector})")
+    subject = SUBJECTS.get(detector, detector)
     if not alarm:
         return f"{stream}: no drift of {subject} beyond chance, events {start:,} to {stop:,}"
-    return f"{stream}: {subject} drift since event {onset:,} (alarm at event {stop:,})"
+    return f"{stream}: drift of {subject} since event {onset:,} (alarm on events {start:,} to {stop:,})"
 
 
 def probability(p_value: float) -> str:
@@ -35,8 +41,13 @@ def probability(p_value: float) -> str:
 def one_in(rate: float) -> str:
     """Write a share of windows as people count."""
     if rate <= 0 or 1 / rate > 1e9:
-        return "fewer than 1 in 1,000,000,000 windows"
+        return "fewer than 1 in a billion windows"
     return f"1 in {1 / rate:,.0f} windows" if rate <= 0.1 else f"{rate:.0%} of windows"
+
+
+def percent(share: float) -> str:
+    """Write a share so that a small one is not nothing."""
+    return "< 1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def chance_sentence(drift: Drift) -> str:
