@@ -25,29 +25,36 @@ RARE = 5  # a category with fewer reference rows shares a bin: alone it would on
 
 @dataclass(frozen=True)
 class NumericBins:
-    """Half-open intervals between quantiles of the reference; the outer two are unbounded.
+    """Half-open intervals between quantiles or values of the reference; the outer two are unbounded.
 
     Edges are order statistics, not interpolated quantiles: the true masses of the bins then follow a Dirichlet
     distribution whatever the feature's own distribution is, which is what calibration relies on. A value that
-    is common enough to be the largest quantile and the maximum gets a bin of its own, so that a constant
-    column, or an integer one, has somewhere to move to on either side.
+    holds several quantiles has its bin to itself: zeros do not hide how many values lie above them.
+
+    A column of few values (a flag, a grade, a count) is cut at each of them, however rare. Its bins are categories that
+    have an order: what is known of their masses is a multinomial count each, not a spacing.
+
+    Beyond a smallest or largest value that is common there is a bin that the reference leaves empty, so that a constant column, or an
+    integer one, has somewhere to move to on either side.
     """
 
     name: str
     edges: tuple[float, ...]  # inner edges, strictly increasing
+    discrete: bool = False  # cut at each value of the reference, rather than at quantiles
 
     @classmethod
     def of(cls, name: str, column: NDArray[np.float64], bins: int) -> "NumericBins":
-        """Cut at the reference's quantiles; equal quantiles collapse."""
+        """Cut at each value if there are at most `bins`, each `RARE` times on average; else at the quantiles."""
         values = column[np.isfinite(column)]
         if not values.size:
             return cls(name, ())
-        ranks = np.unique(np.arange(1, bins) * values.size // bins)
-        edges = np.unique(np.partition(values, ranks)[ranks])
-        if edges[-1] == values.max():
-            with np.errstate(over="ignore"):  # beyond the largest float lies infinity, as good an edge as any
-                edges = np.append(edges, np.nextafter(edges[-1], np.inf))
-        return cls(name, tuple(float(edge) for edge in edges if math.isfinite(edge)))
+        value_V, rows_V = _values(values, bins)
+        discrete = 0 < value_V.size * RARE <= values.size
+        if discrete:
+            edges = _cut_at_values(value_V, rows_V, values.size / bins)
+        else:
+            edges = _cut_at_quantiles(values, bins)
+        return cls(name, tuple(float(edge) for edge in edges if math.isfinite(edge)), discrete)
 
     @property
     def size(self) -> int:
@@ -85,10 +92,11 @@ class NumericBins:
         """Pseudo-counts for the true masses given reference counts, both of shape (size,).
 
         One count, spread evenly: the masses between order statistics of m rows are Dirichlet with m + 1 counts
-        in all. Missing rows are no order statistics; see `CategoricalBins.prior`.
+        in all. Missing rows and single values are no order statistics; see `CategoricalBins.prior`.
         """
         prior_K = np.full(self.size, 1 / self.size)
-        prior_K[-1] += counts_K[-1] > 0
+        counted = slice(None) if self.discrete else slice(-1, None)
+        prior_K[counted] = np.where(counts_K[counted] > 0, 1.0, prior_K[counted])
         return prior_K
 
     @cached_property
@@ -114,7 +122,57 @@ class NumericBins:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; read back by `bins_from_json`."""
-        return {"kind": "numeric", "name": self.name, "edges": list(self.edges)}
+        return {
+            "kind": "numeric",
+            "name": self.name,
+            "edges": list(self.edges),
+            "discrete": self.discrete,
+        }
+
+
+def _values(values_M: NDArray[np.float64], most: int) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Distinct values and the rows of each; none if there are more than `most`."""
+    none = np.zeros(0), np.zeros(0, dtype=np.intp)
+    if np.unique(values_M[: 64 * most]).size > most:  # spares most columns the sorting
+        return none
+    value_V, rows_V = np.unique(values_M, return_counts=True)
+    return (value_V, rows_V) if value_V.size <= most else none
+
+
+def _cut_at_values(
+    value_V: NDArray[np.float64], rows_V: NDArray[np.intp], common: float
+) -> NDArray[np.float64]:
+    """Begin a bin at each value; one with fewer than `RARE` rows shares that of a neighbour, but not of a common one.
+
+    Beyond an outer value with fewer rows than `common` there may well be others that the reference lacks by chance: the two share a bin.
+    """
+    starts = [0]
+    for v in range(1, value_V.size):
+        below, above = rows_V[starts[-1] : v].sum(), rows_V[v:].sum()
+        if (below >= RARE or rows_V[v] >= common) and (above >= RARE or rows_V[v - 1] >= common):
+            starts.append(v)
+    edges = value_V[starts if rows_V[0] >= common else starts[1:]]
+    alone = starts[-1] == value_V.size - 1
+    return np.append(edges, _above(value_V[-1])) if alone and rows_V[-1] >= common else edges
+
+
+def _cut_at_quantiles(values_M: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
+    """Begin a bin at each quantile, and behind a value that holds several of them."""
+    ranks = np.unique(np.arange(1, bins) * values_M.size // bins)
+    edges, held = np.unique(np.partition(values_M, ranks)[ranks], return_counts=True)
+    behind = []
+    for low, high in zip(edges[held > 1], np.append(edges[1:], np.inf)[held > 1], strict=True):
+        between = values_M[(values_M > low) & (values_M < high)]
+        if between.size >= RARE:
+            behind.append(between.min())
+    if edges[-1] == values_M.max():
+        behind.append(_above(edges[-1]))
+    return np.sort(np.append(edges, behind))
+
+
+def _above(value: float) -> float:
+    with np.errstate(over="ignore"):  # beyond the largest float lies infinity, as good an edge as any
+        return float(np.nextafter(value, np.inf))
 
 
 @dataclass(frozen=True)
@@ -219,7 +277,8 @@ def bins_from_json(document: Mapping[str, Any]) -> Bins:
     """
     match document["kind"]:
         case "numeric":
-            return NumericBins(document["name"], tuple(float(edge) for edge in document["edges"]))
+            edges = tuple(float(edge) for edge in document["edges"])
+            return NumericBins(document["name"], edges, bool(document.get("discrete", False)))
         case "categorical":
             return CategoricalBins(
                 document["name"],

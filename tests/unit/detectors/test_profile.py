@@ -24,7 +24,7 @@ anything = st_numpy.arrays(
 def test_numeric_bins_partition_every_float(reference: np.ndarray, window: np.ndarray, bins: int) -> None:
     feature = NumericBins.of("x", reference, bins)
     assert all(low < high for low, high in zip(feature.edges[:-1], feature.edges[1:], strict=True))
-    assert len(feature.labels()) == len(set(feature.labels())) == feature.size <= bins + 2
+    assert len(feature.labels()) == len(set(feature.labels())) == feature.size <= bins + 3
     counts = feature.count(window)
     assert counts.shape == (feature.size,)
     assert counts.sum() == window.size
