@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cls.drift_points import INPUTS, ROWS, SCORES, Mark, Point
-from cls.plot_sheet import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SMALL, WIDTH, told_apart
+from cls.plot_sheet import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SMALL, WIDTH
+from cls.shortening import told_apart
 from cls.verdict_words import SURE, is_calibrated, percent
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from cls.plot_sheet import (
     SMALL,
     WIDTH,
     png,
-    told_apart,
     wrapped,
 )
+from cls.shortening import told_apart
 from cls.verdict_words import KINDS, chance_sentence, headline, rows_sentence
 
 if TYPE_CHECKING:

@@ -22,10 +22,9 @@ from cls.plot_sheet import (
     SMALL,
     WIDTH,
     png,
-    shortened,
-    told_apart,
     wrapped,
 )
+from cls.shortening import shortened, told_apart
 from cls.verdict_words import percent, probability
 from detectors.bins import MISSING
 from detectors.diagnosis import FeatureFinding

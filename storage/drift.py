@@ -136,6 +136,19 @@ def show_verdict(connection: Connection, verdict_id: int) -> Row[Any] | None:
     return connection.execute(select(verdicts).where(verdicts.c.id == verdict_id)).first()
 
 
+def verdicts_until(
+    connection: Connection, stream: str, detector: str, verdict_id: int, limit: int
+) -> list[Row[Any]]:
+    """Return a detector's last verdicts up to one, in order."""
+    query = (
+        select(verdicts)
+        .where(verdicts.c.stream == stream, verdicts.c.detector == detector, verdicts.c.id <= verdict_id)
+        .order_by(verdicts.c.id.desc())
+        .limit(limit)
+    )
+    return list(connection.execute(query))[::-1]
+
+
 def recent_nats(
     connection: Connection, stream: str, promotion: int, limit: int, detector: str = "kl"
 ) -> list[tuple[int, float]]:
@@ -201,3 +214,14 @@ def list_episodes(connection: Connection, stream: str | None = None, limit: int 
     if stream is not None:
         query = query.where(episodes.c.stream == stream)
     return list(connection.execute(query))
+
+
+def episode_at(connection: Connection, stream: str, verdict_id: int) -> Row[Any] | None:
+    """Return the episode that a verdict opened or fell into; one without an alarm may have come after it was closed."""
+    query = (
+        select(episodes)
+        .where(episodes.c.stream == stream, episodes.c.verdict_id <= verdict_id)
+        .order_by(episodes.c.id.desc())
+        .limit(1)
+    )
+    return connection.execute(query).first()

@@ -48,6 +48,17 @@ def live(connection: Connection, stream: str, kind: JobKind) -> Row[Any] | None:
     return connection.execute(_LIVE_JOB, {"stream": stream, "kind": kind}).first()
 
 
+def report_of(connection: Connection, stream: str, episode: int) -> Row[Any] | None:
+    """Return the job that reports on an episode."""
+    query = (
+        select(jobs)
+        .where(_OF_STREAM, jobs.c.kind == JobKind.REPORT, jobs.c.input["episode"].as_integer() == episode)
+        .order_by(jobs.c.id.desc())
+        .limit(1)
+    )
+    return connection.execute(query, {"stream": stream}).first()
+
+
 def unhandled(connection: Connection, stream: str) -> list[Row[Any]]:
     """Return ended jobs that the daemon has not acted on, oldest first."""
     return list(connection.execute(_UNHANDLED, {"stream": stream}))

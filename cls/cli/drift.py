@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from cls.cli.drift_bars import bars
 from cls.cli.drift_evaluate import evaluate
+from cls.cli.drift_list import listing
 from cls.cli.drift_performance import performance
 from cls.cli.drift_profile import profile
 from cls.cli.groups import ListingGroup
 from cls.cli.home import known_stream, state
-from cls.cli.output import AsJson, Limit, OneStream, print_json, print_pairs, print_table, rows_of
+from cls.cli.output import AsJson, Limit, OneStream, print_json, print_table, rows_of
 from cls.errors import NotFound
 
 VERDICT = (
@@ -59,9 +59,7 @@ def list_(
     if as_json:
         print_json(rows)
         return
-    columns = {"id": "id", "stream": "stream", "detector": "detector", "time_from": "from", "time_to": "to"}
-    columns |= {"alarm": "alarm", "nats": "nats", "p_value": "p", "summary": "summary"}
-    print_table(rows, columns, empty="no window was judged yet")
+    print_table(*listing(rows, one_stream=stream is not None), empty="no window was judged yet")
 
 
 @drift.command()
@@ -70,31 +68,27 @@ def show(
     verdict: Annotated[int, typer.Argument(metavar="ID", help="Id of a verdict, from `cls drift`.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show one verdict: which feature moved, by how much, and where its values went."""
+    """Show one verdict: what moved and where its values went, since when, how sure that is, and what it means."""
+    from cls.cli.drift_show import print_verdict
+    from cls.cli.drift_verdict import episode_of, histograms_of, report_of, series_of, version_of
     from storage.drift import show_verdict
 
-    with state(context) as (_, connection):
+    with state(context) as (config, connection):
         row = show_verdict(connection, verdict)
-    if row is None:
-        raise NotFound(f"no verdict {verdict}")
-    values = rows_of([row], (*VERDICT, "drift", "diagnosis"))[0]
+        if row is None:
+            raise NotFound(f"no verdict {verdict}: `cls drift` lists them")
+        found = rows_of([row], (*VERDICT, "drift", "losses", "diagnosis"))[0]
+        histograms, error = histograms_of(config, connection, row)
+        found["version"] = version_of(connection, row)
+        found["episode"] = episode_of(connection, row)
+        found["report"] = report_of(config, connection, row, found["episode"])
+        found["series"] = series_of(connection, row)
+        found["histograms"] = [histogram.to_json() for histogram in histograms.values()]
+        found["histograms_error"] = error
     if as_json:
-        print_json(values)
+        print_json(found)
         return
-    print_pairs({name: values[name] for name in VERDICT}, title=f"verdict {verdict}")
-    if values["diagnosis"]:
-        print_pairs(
-            {"kind": values["diagnosis"]["kind"], "evidence": "\n".join(values["diagnosis"]["evidence"])},
-            title="diagnosis",
-        )
-    if not values["drift"]:
-        return
-    features = values["drift"]["features"]
-    columns = {"name": "feature", "share": "share", "excess_nats": "nats", "p_value": "p"}
-    print_table([f | {"share": f"{f['share']:.0%}"} for f in features], columns)
-    for feature in features:
-        if feature["share"] >= 0.05 and feature["top_bins"]:
-            bars(feature["name"], feature["top_bins"])
+    print_verdict(found, histograms)
 
 
 @drift.command()

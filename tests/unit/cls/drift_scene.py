@@ -91,6 +91,7 @@ class Scene:
     profile: Profile
     verdicts: list[VerdictRow]
     promotions: list[PromotionRow]
+    found: list[Verdict]  # what the rows were written from
 
 
 def flights(rows: int, rng: np.random.Generator) -> Columns:
@@ -129,11 +130,12 @@ def make_scene(
     columns = concat([part for part, rows in zip(parts, (change, windows - change), strict=True) if rows])
     artifacts = MemoryArtifacts()
     history: list[tuple[int, float]] = []
-    rows = []
+    found = []
     for k in range(windows):
         verdict = judge(columns, k, reference, detector, history)
         history.append((verdict.start, verdict.nats or 0.0))
-        rows.append(verdict_row(verdict))
+        found.append(verdict)
+    rows = [verdict_row(verdict) for verdict in found]
     onset = next((row.onset for row in reversed(rows) if row.alarm), change * WINDOW)
     job_input = JobInput(
         "report", 0, 0, windows * WINDOW, None, 0, 1, AT, AT, light=False, reason="alarm", onset=onset
@@ -141,7 +143,7 @@ def make_scene(
     job = Job(1, "flights", JobKind.REPORT, job_input, 1, "token")
     sha256 = artifacts.put(to_json(reference.to_json()))
     log = SceneLog(columns, windows * WINDOW)
-    return Scene(job, log, artifacts, reference.inputs, rows, [PromotionRow(1, 1, 0, sha256)])
+    return Scene(job, log, artifacts, reference.inputs, rows, [PromotionRow(1, 1, 0, sha256)], found)
 
 
 def judge(

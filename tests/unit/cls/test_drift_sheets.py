@@ -17,8 +17,8 @@ from cls.attribution import Histogram, folded, histograms, telling
 from cls.drift_plot import drift_plot, overview
 from cls.drift_points import Mark, Point
 from cls.feature_plot import Panel, edge_texts, feature_plot, features_sheet
-from cls.plot_sheet import shortened, told_apart
 from cls.report import feature_panels
+from cls.shortening import shortened, told_apart
 from detectors.bins import NumericBins
 from detectors.columns import Categorical, Columns
 from detectors.detector import KLDetector
