@@ -177,7 +177,10 @@ def draw_heat(
     axes.tick_params(axis="y", length=0)
     for row, name in enumerate(names if shares else ()):
         _beside(axes, row, percent(shares.get(name, 0.0)), offset=32, ha="right")
+    features = max(len(point.drift.features) for point in inputs if point.drift is not None)
     note = "excess nats by feature"
+    if features > len(names):
+        note += f", those {len(names)} of {features} that moved most"
     if shares:
         note += "; on the right its share of the alarm"
     axes.set_title(note, loc="left", fontsize=SMALL, pad=4)

@@ -57,7 +57,7 @@ def print_verdict(found: Json, histograms: Mapping[str, Histogram]) -> None:
     _print_series(found["series"], drift, found["onset"], alarm=found["alarm"])
     if drift is not None:
         _print_features(drift, histograms)
-        _print_pairs(found["drift"].get("pairs") or ())
+        print_pairs(found["drift"].get("pairs") or ())
     if found["histograms_error"]:
         _say(f"Only the bins that the verdict names: {found['histograms_error']}", style="dim")
     _print_report(found)
@@ -188,7 +188,7 @@ def _print_features(drift: Drift, histograms: Mapping[str, Histogram]) -> None:
         console().print()
 
 
-def _print_pairs(pairs: Sequence[Mapping[str, Any]]) -> None:
+def print_pairs(pairs: Sequence[Mapping[str, Any]]) -> None:
     """Name pairs of features that moved together."""
     telling = [pair for pair in pairs if pair.get("excess_nats")][:PAIRS]
     rows = [

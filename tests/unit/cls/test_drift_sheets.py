@@ -148,6 +148,13 @@ def test_the_heat_map_holds_each_features_excess_and_its_share_of_the_alarm() ->
     assert shares == [f"{feature['share']:.0%}" for feature in drifts[-1]["features"]]
 
 
+def test_the_heat_map_says_that_there_are_more_features() -> None:
+    scene = make_scene(wide, wide_later, windows=2, change=1)
+    axes = axes_of(overview(points(scene), [], stream="flights"))[2]
+    assert len(axes.get_yticklabels()) == 15
+    assert "15 of 20" in axes.get_title(loc="left")
+
+
 def test_time_without_windows_is_grey_in_the_heat_map() -> None:
     scene = make_scene(windows=4, change=3)
     for row in scene.verdicts[2:]:
