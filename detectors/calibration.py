@@ -65,7 +65,7 @@ class Null:
         )
         return p_value
 
-    def critical(self, level: float) -> NDArray[np.float64]:
+    def critical(self, level: Floats) -> NDArray[np.float64]:
         """Nats whose p-value is `level`."""
         shape = 4 / np.square(self.skewness)
         spread = 2 * np.divide(self.deviation, self.skewness)
@@ -106,7 +106,7 @@ class Null:
             2 / effects.error**2 if effects.error else math.inf,
         )
 
-    def tolerant(self, tolerance: float, scale: float) -> "Null":
+    def tolerant(self, tolerance: float, scale: Floats) -> "Null":
         """Distribution when the feature has truly moved by `tolerance` nats: whatever moved less alarms less.
 
         The noncentral chi-square with noncentrality 2 N t adds 4 times that to the variance and 24 times that to the third moment of
@@ -122,7 +122,7 @@ class Null:
         if not tolerance:
             return self
         variance = np.square(self.deviation) + 2 * tolerance * scale
-        third = np.asarray(self.skewness) * np.power(self.deviation, 3) + 3 * tolerance * scale**2
+        third = np.asarray(self.skewness) * np.power(self.deviation, 3) + 3 * tolerance * np.square(scale)
         deviation = np.sqrt(variance)
         return Null(
             self.mean + tolerance, deviation, np.maximum(third / deviation**3, MINIMUM_SKEWNESS), self.doubt

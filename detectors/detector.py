@@ -2,7 +2,8 @@
 
 Shapes: W windows, F features, K bins of all features together. A window is compared feature by feature. Each feature's divergence gets
 a p-value from its own null, which knows both sample sizes, how dependent rows are and how much drift is tolerated; the smallest decides,
-corrected for as many features as they are worth when they depend on each other.
+corrected for as many features as they are worth when they depend on each other. Where pairs of features are watched, too, features and
+pairs get half of the budget each.
 """
 
 from collections.abc import Sequence
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 
 from detectors.calibration import DRAWS
 from detectors.columns import Columns
-from detectors.judgement import Judgement, features_worth, joint, judge, nulls_of, sidak
+from detectors.judgement import Judgement, features_worth, joint, joint_with_pairs, judge, nulls_of, sidak
+from detectors.pairs import PairJudgement, Pairs
 from detectors.profile import Profile, build_profile
-from detectors.verdict import Drift, FeatureDrift
+from detectors.verdict import Drift, FeatureDrift, PairDrift
 
-__all__ = ["Detector", "Drift", "FeatureDrift", "KLDetector", "Scan"]
+__all__ = ["Detector", "Drift", "FeatureDrift", "KLDetector", "PairDrift", "Scan"]
 
 TOP_BINS = 3  # bins named in a verdict
 
@@ -41,7 +43,7 @@ class Scan:
 
     nats_WF: NDArray[np.float64]  # KL(current || reference) as measured
     p_value_WF: NDArray[np.float64]  # of each feature alone
-    p_value_W: NDArray[np.float64]  # all features together
+    p_value_W: NDArray[np.float64]  # all features and pairs together
     alarm_W: NDArray[np.bool_]
     counts_WK: NDArray[np.int64]  # of the windows: what `KLDetector.compare` takes for one of them
 
@@ -70,9 +72,10 @@ class KLDetector:
     bins: int = 16  # intervals per numeric feature
     top: int = 32  # categories per categorical feature with a bin of their own
     false_alarm_windows: float = 1000  # budget: on average at most one false alarm in this many windows
-    nats: float | None = None  # alarm at this excess of any feature instead, whatever its probability
-    tolerance: float = 0.0  # nats by which any feature may truly move without being worth an alarm
+    nats: float | None = None  # alarm at this excess of any feature or pair instead, however probable
+    tolerance: float = 0.0  # nats by which any feature, or pair, may truly move without being worth an alarm
     season: str | None = None  # categorical column whose values are compared like with like
+    pairs: bool = False  # watch pairs of features, too, for changes that no single one shows
 
     def __post_init__(self) -> None:
         if self.false_alarm_windows <= 1:
@@ -83,10 +86,15 @@ class KLDetector:
             raise ValueError(f"the tolerance must be at least 0 nats, not {self.tolerance}")
         if self.bins < 2 or self.top < 1:
             raise ValueError(f"need bins >= 2 and top >= 1, not {self.bins} and {self.top}")
+        if self.pairs and self.season is not None:
+            raise ValueError(
+                "pairs and season must not be set together: pairs are compared with the reference of all seasons, "
+                "so that another mix of seasons would look like a change of pairs"
+            )
 
     def profile(self, columns: Columns) -> Profile:
         """Freeze a reference; see `detectors.profile.build_profile`."""
-        return build_profile(columns, bins=self.bins, top=self.top, season=self.season)
+        return build_profile(columns, bins=self.bins, top=self.top, season=self.season, pairs=self.pairs)
 
     def compare(self, profile: Profile, counts: NDArray[np.int64]) -> Drift:
         """Judge a window.
@@ -142,22 +150,54 @@ class KLDetector:
             )
         ]
         judged.sort(key=lambda feature: (-feature.share, feature.p_value, feature.name))
-        p_value = float(joint(profile, judgement.p_value_WF, rate)[0])
+        p_value = float(joint(profile, judgement.p_value_WF, self._rate(profile))[0])
+        told: tuple[PairDrift, ...] = ()
+        implied = 0.0 if self.nats is None else self._implied_rate(profile, rows, worth)
+        pairs = _watched(profile)
+        if pairs is not None:
+            window_PSS = profile.pair_counts(counts)
+            together = pairs.judge(window_PSS, tolerance=self.tolerance)
+            p_value = float(joint_with_pairs(np.array(p_value), together.p_value_P, pairs.comparable))
+            told = pairs.tell(window_PSS, together, self._moved(together, pairs))
+            implied = 1 - (1 - implied) * (1 - self._implied_rate_of_pairs(pairs, together, rows))
         if self.nats is None:
             alarm, threshold = p_value <= rate, rate
         else:
-            alarm, threshold = bool((excess_F >= self.nats).any()), self.nats
-            rate = self._implied_rate(profile, rows, worth)
+            alarm, threshold, rate = bool((excess_F >= self.nats).any() or told), self.nats, implied
         return Drift(
-            alarm, p_value, total, threshold, rows, profile.rows, tuple(judged), rate, profile.rows_needed
+            alarm,
+            p_value,
+            total,
+            threshold,
+            rows,
+            profile.rows,
+            tuple(judged),
+            rate,
+            profile.rows_needed,
+            told,
         )
+
+    def _rate(self, profile: Profile) -> float:
+        """Budget of the features: half of it where pairs are watched, too."""
+        return 1 / self.false_alarm_windows / (1 if _watched(profile) is None else 2)
 
     def _level(self, profile: Profile) -> float:
         """P-value of one feature at which an alarm hangs in the balance; a fixed threshold never asks."""
-        return 0.0 if self.nats is not None else 1 / self.false_alarm_windows / len(profile.features)
+        return 0.0 if self.nats is not None else self._rate(profile) / len(profile.features)
+
+    def _moved(self, together: PairJudgement, pairs: Pairs) -> NDArray[np.bool_]:
+        """Whether each pair alarms by itself, shape (P,)."""
+        if self.nats is not None:
+            return together.excess_P >= self.nats
+        return sidak(together.p_value_P, pairs.comparable) <= 1 / self.false_alarm_windows / 2
+
+    def _implied_rate_of_pairs(self, pairs: Pairs, together: PairJudgement, rows: int) -> float:
+        null = pairs.null(together.measured, rows)
+        alone_P = null.p_value(null.mean + (self.nats or 0.0))[together.measured.degrees_P > 0]
+        return float(-np.expm1(np.log1p(-alone_P).sum()))
 
     def _implied_rate(self, profile: Profile, rows: int, worth: float) -> float:
-        """Share of windows that exceed the fixed threshold when nothing has moved."""
+        """Share of windows of which a feature exceeds the fixed threshold when nothing has moved."""
         null = nulls_of(profile, rows, worth, 0.0, (DRAWS,) * len(profile.features))
         alone_F = null.p_value(null.mean + (self.nats or 0.0))
         apart = float(-np.expm1(np.log1p(-alone_F).sum()))  # were they independent
@@ -210,9 +250,17 @@ class KLDetector:
             nats_WF = np.concatenate([one.nats_WF for one in judged])
             p_value_WF = np.concatenate([one.p_value_WF for one in judged])
             excess_WF = np.concatenate([one.excess_WF for one in judged])
-        rate = 1 / self.false_alarm_windows
-        p_value_W = joint(profile, p_value_WF, rate)
-        alarm_W = p_value_W <= rate if self.nats is None else excess_WF.max(axis=1) >= self.nats
+        p_value_W = joint(profile, p_value_WF, self._rate(profile))
+        excess_W = excess_WF.max(axis=1)
+        pairs = _watched(profile)
+        if pairs is not None:
+            together_W = [
+                pairs.judge(profile.pair_counts(one), tolerance=self.tolerance) for one in counts_WK
+            ]
+            p_value_WP = np.array([together.p_value_P for together in together_W])
+            p_value_W = joint_with_pairs(p_value_W, p_value_WP, pairs.comparable)
+            excess_W = np.maximum(excess_W, [together.excess_P.max() for together in together_W])
+        alarm_W = p_value_W <= 1 / self.false_alarm_windows if self.nats is None else excess_W >= self.nats
         return Scan(nats_WF, p_value_WF, p_value_W, alarm_W, counts_WK)
 
     def _judged(
@@ -226,6 +274,11 @@ class KLDetector:
             self.tolerance,
             self._level(profile),
         )
+
+
+def _watched(profile: Profile) -> Pairs | None:
+    """Return the pairs of a profile, if any of them can show anything."""
+    return profile.pairs if profile.pairs is not None and profile.pairs.comparable else None
 
 
 def _top_bins(

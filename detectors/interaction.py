@@ -21,11 +21,11 @@ many nearly empty cells it is smaller, but by how much such cells themselves tel
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from detectors.calibration import Null
 from detectors.dispersion import Dispersion, effects_of
@@ -66,13 +66,21 @@ class Interaction:
         deviation_P, skewness_P = mean_P * np.sqrt(2 / degrees_P), np.sqrt(8 / degrees_P)
         if not dispersion:
             return Null(mean_P, deviation_P, skewness_P)
-        moments = zip(mean_P.tolist(), deviation_P.tolist(), skewness_P.tolist(), strict=True)
-        return Null.stack(
-            [
-                Null(*pair).dispersed(effects, int(degrees))
-                for pair, effects, degrees in zip(moments, dispersion, degrees_P, strict=True)
-            ]
+        factors = _factors(dispersion, tuple(degrees_P.tolist()))
+        return Null(
+            mean_P * factors.mean,
+            deviation_P * factors.deviation,
+            skewness_P * factors.skewness,
+            factors.doubt,
         )
+
+
+@lru_cache(maxsize=64)
+def _factors(dispersion_P: tuple[Dispersion, ...], degrees_P: tuple[int, ...]) -> Null:
+    """What dependent rows do to each moment: a factor, whatever the moment."""
+    unit = Null(1.0, 1.0, 1.0)
+    both = zip(dispersion_P, degrees_P, strict=True)
+    return Null.stack([unit.dispersed(effects, degrees) for effects, degrees in both])
 
 
 def interaction(window_PIJ: NDArray[np.int64], reference_PIJ: NDArray[np.int64]) -> Interaction:
@@ -163,7 +171,8 @@ def _poisson_deviances() -> NDArray[np.float64]:
     """Mean deviance of Poisson counts about a known mean: 0 for none, 1 for many; by the root of the mean."""
     means = (np.arange(1, ROOTS * STEPS + 1) / STEPS) ** 2
     counts = np.arange(2 * ROOTS**2 + 20)[:, None]
-    deviances = (stats.poisson.pmf(counts, means) * 2 * special.kl_div(counts, means)).sum(axis=0)
+    pmf = np.exp(special.xlogy(counts, means) - means - special.gammaln(counts + 1))
+    deviances = (pmf * 2 * special.kl_div(counts, means)).sum(axis=0)
     return np.concatenate(([0.0], deviances))
 
 

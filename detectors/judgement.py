@@ -168,6 +168,23 @@ def features_worth(profile: Profile, rate: float) -> float:
     return effective_number(profile.dependence_FF, rate / len(profile.features))
 
 
+def joint_with_pairs(
+    p_features: NDArray[np.float64], p_value_WP: NDArray[np.float64], number: int
+) -> NDArray[np.float64]:
+    """Probability that the features' or the pairs' joint p-value is as small as the smaller of the two: half the budget is for each.
+
+    Parameters
+    ----------
+    p_features : float array, shape (W,)
+        From `joint`.
+    p_value_WP, number
+        Of each pair alone, and how many of them can show anything. Interactions of different pairs hardly depend on each other.
+    """
+    p_pairs = sidak(p_value_WP.min(axis=-1), number)
+    both: NDArray[np.float64] = np.minimum(2 * np.minimum(p_features, p_pairs), 1.0)
+    return both
+
+
 def sidak(p_value: NDArray[np.float64], number: float | NDArray[np.int64]) -> NDArray[np.float64]:
     """Probability that the smallest of `number` independent p-values is at most this."""
     with np.errstate(divide="ignore"):

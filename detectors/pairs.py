@@ -1,8 +1,8 @@
 """Pairs of features: joint counts in a few slabs of each, for changes that no single feature shows.
 
-Shapes: N rows, W windows of equal size, F features, P pairs, S slabs of the feature that has most. Slabs are the
-feature's own bins, fewer of them: quarters of a numeric feature, the five most frequent categories. Counts of pairs add like any
-others, and memory is P x S x S whatever the stream. How they are judged stands in `detectors.interaction`.
+Shapes: N rows, W windows of equal size, F features, P pairs, S slabs of the feature that has most. Counts of pairs add like any
+others, and memory is P x S x S whatever the stream. What slabs are stands in `detectors.slabs`, how pairs are measured in
+`detectors.interaction`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,36 +13,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.bins import RARE, Bins, CategoricalBins, NumericBins, bins_from_json
+from detectors.bins import Bins, bins_from_json
+from detectors.calibration import Null
 from detectors.columns import Columns, rows_of
 from detectors.dispersion import Dispersion
 from detectors.interaction import Interaction, dispersion_of_pair, interaction
+from detectors.slabs import LIMIT, assign_slabs, condition, plan_pairs, slabs_of
+from detectors.verdict import PairDrift
 
-# Of a numeric feature: nine degrees of freedom a pair, sixty window rows a cell at windows of 1,000.
-SLABS = 4
-CATEGORIES = 5  # with a slab of their own
-LIMIT = 256  # pairs, unless more are needed for each feature to take part
 TOP_PAIRS = 5  # named in a verdict
 TOP_CELLS = 3  # of each
 
 
-@dataclass(frozen=True)
-class PairDrift:
-    """How far two features have moved together, beyond what each has moved alone."""
+@dataclass(frozen=True, eq=False)
+class PairJudgement:
+    """What each pair of a window says by itself."""
 
-    first: str
-    second: str
-    nats: float  # as measured, beyond the marginals
-    excess_nats: float  # less its mean when nothing moved; below zero shows as zero
-    p_value: float  # of this pair alone
-    top_cells: tuple[
-        tuple[str, float, float], ...
-    ]  # (label, share that the two features alone explain, current share), largest part first
-
-    @property
-    def name(self) -> str:
-        """Both features."""
-        return f"{self.first} × {self.second}"
+    nats_P: NDArray[np.float64]  # as measured, beyond the marginals
+    excess_P: NDArray[np.float64]  # less its mean when nothing has moved; may be negative
+    p_value_P: NDArray[np.float64]
+    measured: Interaction
+    null: Null
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,22 +84,51 @@ class Pairs:
         """Measure what a window's pairs show beyond their marginals."""
         return interaction(window_PSS, self.counts_PSS)
 
-    def judge(self, window_PSS: NDArray[np.int64], top: int = TOP_PAIRS) -> tuple[PairDrift, ...]:
-        """Compare and calibrate every pair; tell of the `top` ones, least likely first."""
-        measured = self.compare(window_PSS)
+    def null(self, measured: Interaction, rows: int, tolerance: float = 0.0) -> Null:
+        """Distribution of each pair's divergence when its odds ratios have moved by no more than `tolerance` nats.
+
+        Parameters
+        ----------
+        measured
+            From `compare`, of a window of so many rows.
+        tolerance
+            Nats by which a pair may truly have moved beyond its marginals; the models are nested, so that the statistic
+            is then noncentral chi-square, as that of a feature.
+        """
         null = measured.null(self.dispersion)
-        p_value_P = null.p_value(measured.nats_P)
-        excess_P = np.where(measured.degrees_P > 0, np.maximum(measured.nats_P - null.mean, 0.0), 0.0)
+        effects_P = np.array([effects.mean for effects in self.dispersion]) if self.dispersion else 1.0
+        scale = 1 / max(rows, 1) + len(self.plan) / max(int(self.counts_PSS.sum()), 1)
+        return null.tolerant(tolerance, np.multiply(effects_P, scale))
+
+    def judge(self, window_PSS: NDArray[np.int64], *, tolerance: float = 0.0) -> "PairJudgement":
+        """Compare and calibrate every pair."""
+        measured = self.compare(window_PSS)
+        rows = int(window_PSS[:1].sum())
+        null = self.null(measured, rows, tolerance)
+        comparable_P = measured.degrees_P > 0
+        return PairJudgement(
+            measured.nats_P,
+            np.where(comparable_P, measured.nats_P - (null.mean - tolerance), 0.0),
+            np.where(comparable_P, null.p_value(measured.nats_P), 1.0),
+            measured,
+            null,
+        )
+
+    def tell(
+        self, window_PSS: NDArray[np.int64], judgement: "PairJudgement", moved_P: NDArray[np.bool_]
+    ) -> tuple[PairDrift, ...]:
+        """Put the pairs of a judged window that moved into a form for people, least likely first; a few of many."""
+        excess_P = np.maximum(judgement.excess_P, 0.0)
         return tuple(
             PairDrift(
                 self.slabs[self.plan[p][0]].name,
                 self.slabs[self.plan[p][1]].name,
-                float(measured.nats_P[p]),
+                float(judgement.nats_P[p]),
                 float(excess_P[p]),
-                float(p_value_P[p]),
-                self._top_cells(p, window_PSS[p], measured.expected_PIJ[p]),
+                float(judgement.p_value_P[p]),
+                self._top_cells(p, window_PSS[p], judgement.measured.expected_PIJ[p]),
             )
-            for p in np.lexsort((-excess_P, p_value_P))[:top].tolist()
+            for p in [p for p in np.lexsort((-excess_P, judgement.p_value_P)) if moved_P[p]][:TOP_PAIRS]
         )
 
     def _top_cells(
@@ -147,6 +167,22 @@ class Pairs:
             counts_PSS=self.counts_PSS + other.counts_PSS,
             dispersion=tuple(mine.merge(theirs) for mine, theirs in both),
         )
+
+    def recount(self, columns: Columns, *, ordered: bool) -> "Pairs":
+        """Freeze further rows in the same slabs; `ordered` as of `build_pairs`."""
+        slab_NF, most = assign_slabs(self.slabs, columns), self.shape[1]
+        dispersion = (
+            tuple(dispersion_of_pair(slab_NF[:, a], slab_NF[:, b], most) for a, b in self.plan)
+            if ordered
+            else ()
+        )
+        return replace(self, counts_PSS=self.count(columns), dispersion=_levelled(dispersion))
+
+    @cached_property
+    def comparable(self) -> int:
+        """Number of pairs that can show anything: both features have two slabs that the reference occupies."""
+        slabs_P2 = [(self.counts_PSS.sum(axis=axis) > 0).sum(axis=1) for axis in (1, 2)]
+        return int((np.minimum(*slabs_P2) > 1).sum())
 
     @cached_property
     def _plan_P2(self) -> NDArray[np.intp]:
@@ -197,9 +233,7 @@ def build_pairs(
     most = max((feature.size for feature in slabs), default=0)
     plan = plan_pairs(len(slabs), limit, seed)
     empty = Pairs(slabs, plan, np.zeros((len(plan), most, most), dtype=np.int64))
-    slab_NF = assign_slabs(slabs, columns)
-    dispersion = (dispersion_of_pair(slab_NF[:, a], slab_NF[:, b], most) for a, b in plan) if ordered else ()
-    return replace(empty, counts_PSS=empty.count(columns), dispersion=_levelled(tuple(dispersion)))
+    return empty.recount(columns, ordered=ordered)
 
 
 def _levelled(dispersion: tuple[Dispersion, ...]) -> tuple[Dispersion, ...]:
@@ -218,69 +252,4 @@ def _levelled(dispersion: tuple[Dispersion, ...]) -> tuple[Dispersion, ...]:
         if effects.memory > 1
         else effects
         for effects in dispersion
-    )
-
-
-def plan_pairs(features: int, limit: int = LIMIT, seed: int = 0) -> tuple[tuple[int, int], ...]:
-    """Choose pairs of features: all where the limit allows, else at random and balanced.
-
-    Features are put round a circle in random order. Neighbours pair first, so that each feature takes part, then those
-    two places apart, and so on.
-    """
-    if features * (features - 1) // 2 <= limit:
-        return tuple((a, b) for a in range(features) for b in range(a + 1, features))
-    circle = np.random.default_rng(seed).permutation(features).tolist()
-    places = [*range(0, features, 2), *range(1, features, 2)]
-    wanted = max(limit, -(-features // 2))
-    pairs: dict[tuple[int, int], None] = {}
-    for apart in range(1, features):
-        for place in places:
-            a, b = circle[place], circle[(place + apart) % features]
-            pairs.setdefault((min(a, b), max(a, b)))
-            if len(pairs) == wanted:
-                return tuple(sorted(pairs))
-    return tuple(sorted(pairs))
-
-
-def slabs_of(feature: Bins, counts_K: NDArray[np.int64]) -> Bins:
-    """Coarser bins of a feature: numeric ones of about equal reference mass, or its most frequent categories."""
-    if isinstance(feature, CategoricalBins):
-        kept = feature.categories[:CATEGORIES]
-        other = feature.other or len(kept) < len(feature.categories)
-        return CategoricalBins(feature.name, kept, other, feature.entry)
-    below_E = np.cumsum(counts_K[:-2])  # reference rows below each edge
-    total = int(counts_K[:-1].sum())
-    edges = {
-        int(np.argmin(np.abs(below_E - total * part / SLABS))) for part in range(1, SLABS) if below_E.size
-    }
-    chosen = (e for e in sorted(edges) if RARE <= below_E[e] <= total - RARE)
-    return NumericBins(feature.name, tuple(feature.edges[e] for e in chosen))
-
-
-def assign_slabs(slabs: Sequence[Bins], columns: Columns) -> NDArray[np.uint8]:
-    """Slab of each row and feature, shape (N, F)."""
-    from detectors.pairs_kernel import assign_numeric  # numba takes a while to import
-
-    slab_FN = np.empty((len(slabs), rows_of(columns)), dtype=np.uint8)
-    for feature, slab_N in zip(slabs, slab_FN, strict=True):
-        column = columns.get(feature.name)
-        if column is None:
-            slab_N[:] = feature.size - 1
-        elif isinstance(feature, NumericBins):
-            assign_numeric(feature.values(column), feature.edges_E, slab_N)
-        else:
-            codes_N, slab_of_code = feature.codes(column)
-            np.take(slab_of_code.astype(np.uint8), codes_N, out=slab_N, mode="wrap")
-    return np.ascontiguousarray(slab_FN.T)
-
-
-def condition(slabs: Bins, k: int) -> str:
-    """Name of a slab with its feature, for people."""
-    label = slabs.labels()[k]
-    return (
-        f"{slabs.name} {label}"
-        if label[0] in "<>="
-        else f"{slabs.name} in {label}"
-        if label[0] == "["
-        else f"{slabs.name} = {label}"
     )

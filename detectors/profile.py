@@ -1,8 +1,8 @@
 """Profile: all that is kept of a reference. Bins, counts and how its rows and features depend on each other; no raw data.
 
 Shapes: N rows, F features, K bins of all features together, S seasons, W windows. Counts are flat: those of the first feature, then
-those of the second, and so on, then the rows of each season if the profile has any. They are sums over rows, so profiles and windows
-merge by adding.
+those of the second, and so on, then the rows of each season and the joint counts of pairs, if the profile has any. They are sums over
+rows, so profiles and windows merge by adding.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from detectors.calibration import Evidence
 from detectors.columns import Categorical, Column, Columns, rows_of
 from detectors.dispersion import Dispersion, dispersion_of, dispersions_of
 from detectors.joint import dependence_of
+from detectors.pairs import Pairs, build_pairs
 
 __all__ = ["FORMAT", "Bins", "CategoricalBins", "NumericBins", "Profile", "Seasons", "build_profile"]
 
@@ -52,6 +53,7 @@ class Profile:
     missing_dispersion: tuple[Dispersion, ...]  # the same of whether a value is there: gaps come in bursts
     dependence_FF: NDArray[np.float64]  # correlation of the features' divergences; see `detectors.joint`
     seasons: Seasons | None = None  # None: the reference looks the same at all times
+    pairs: Pairs | None = None  # None: each feature is looked at alone
 
     def __post_init__(self) -> None:
         if any(part.sum() != self.rows for part in self.split(self.counts)):
@@ -64,6 +66,8 @@ class Profile:
             )
         if self.seasons is not None and (self.seasons.counts_SK.sum(axis=0) != self.counts).any():
             raise ValueError("the counts of the seasons do not sum to those of the reference")
+        if self.pairs is not None and (self.pairs.counts_PSS.sum(axis=(1, 2)) != self.rows).any():
+            raise ValueError(f"the counts of a pair do not sum to {self.rows} rows")
 
     @cached_property
     def offsets(self) -> NDArray[np.intp]:
@@ -72,7 +76,11 @@ class Profile:
 
     @property
     def size(self) -> int:
-        """Length of the flat counts of a window: K, and the seasons."""
+        """Length of the flat counts of a window: K, the seasons, and the cells of all pairs."""
+        return self._pairs_at + (0 if self.pairs is None else self.pairs.counts_PSS.size)
+
+    @property
+    def _pairs_at(self) -> int:
         return int(self.offsets[-1]) + (0 if self.seasons is None else self.seasons.bins.size)
 
     @cached_property
@@ -119,6 +127,8 @@ class Profile:
                 view[:] = feature.count(columns[feature.name])
             else:
                 view[-1] = rows
+        if self.pairs is not None:
+            flat[self._pairs_at :] = self.pairs.count(columns).ravel()
         return flat
 
     def count_windows(self, columns: Columns, window_rows: int) -> NDArray[np.int64]:
@@ -151,6 +161,10 @@ class Profile:
             else:
                 codes_N, bin_of_code = feature.codes(column)
                 count_codes(codes_N, bin_of_code, window_rows, view)
+        if self.pairs is not None:
+            counts_WK[:, self._pairs_at :] = self.pairs.count_windows(columns, window_rows).reshape(
+                windows, -1
+            )
         return counts_WK
 
     def expected(self, counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
@@ -171,7 +185,7 @@ class Profile:
         """
         if self.seasons is None:
             return self.counts.astype(np.float64), float(self.rows)
-        of_season_S = counts[self.offsets[-1] :]
+        of_season_S = counts[self.offsets[-1] : self._pairs_at]
         rows_S = self._season_rows_S
         total = of_season_S.sum()
         if not total or not self.rows:
@@ -197,7 +211,7 @@ class Profile:
         return counted if self.seasons is None else [*counted, (self.seasons.bins, int(self.offsets[-1]))]
 
     def split(self, counts: NDArray[Any]) -> list[NDArray[Any]]:
-        """View flat counts feature by feature, without those of seasons.
+        """View flat counts feature by feature, without those of seasons and pairs.
 
         Raises
         ------
@@ -207,6 +221,11 @@ class Profile:
         if counts.shape not in ((self.offsets[-1],), (self.size,)):
             raise ValueError(f"expected {self.size} counts, not an array of shape {counts.shape}")
         return np.split(counts[: self.offsets[-1]], self.offsets[1:-1]) if self.features else []
+
+    def pair_counts(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """View the joint counts among flat ones of shape (size,): shape (P, S, S), no pairs if the profile has none."""
+        shape = (0, 0, 0) if self.pairs is None else self.pairs.shape
+        return counts[self._pairs_at :].reshape(shape)
 
     def merge(self, other: "Profile") -> "Profile":
         """Add the profile of further rows in the same bins.
@@ -222,7 +241,7 @@ class Profile:
         same = (mine is None) == (theirs is None) and (
             mine is None or theirs is None or mine.bins == theirs.bins
         )
-        if self.features != other.features or not same:
+        if self.features != other.features or not same or (self.pairs is None) != (other.pairs is None):
             raise ValueError("profiles merge only when they have the same bins")
         rows = self.rows + other.rows
         weight = self.rows / rows if rows else 0.5
@@ -236,6 +255,7 @@ class Profile:
             seasons=None
             if mine is None or theirs is None
             else replace(mine, counts_SK=mine.counts_SK + theirs.counts_SK),
+            pairs=None if self.pairs is None or other.pairs is None else self.pairs.merge(other.pairs),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -262,6 +282,7 @@ class Profile:
             "seasons": None
             if self.seasons is None
             else {"bins": self.seasons.bins.to_json(), "counts": self.seasons.counts_SK.tolist()},
+            "pairs": None if self.pairs is None else self.pairs.to_json(),
         }
 
     @classmethod
@@ -288,6 +309,7 @@ class Profile:
             missing_dispersion=tuple(Dispersion(**feature["missing_dispersion"]) for feature in features),
             dependence_FF=np.array(document["dependence"], dtype=np.float64).reshape((len(features),) * 2),
             seasons=None if bins is None else Seasons(bins, np.array(seasons["counts"], dtype=np.int64)),
+            pairs=None if document.get("pairs") is None else Pairs.from_json(document["pairs"]),
         )
 
 
@@ -295,7 +317,9 @@ def _merged(mine: tuple[Dispersion, ...], theirs: tuple[Dispersion, ...]) -> tup
     return tuple(a.merge(b) for a, b in zip(mine, theirs, strict=True))
 
 
-def build_profile(columns: Columns, *, bins: int = 16, top: int = 32, season: str | None = None) -> Profile:
+def build_profile(
+    columns: Columns, *, bins: int = 16, top: int = 32, season: str | None = None, pairs: bool = False
+) -> Profile:
     """Freeze a reference.
 
     Parameters
@@ -309,6 +333,8 @@ def build_profile(columns: Columns, *, bins: int = 16, top: int = 32, season: st
     season
         Name of a categorical column that tells each row's season, such as its hour. It is not a feature: a window is compared with what the
         reference held in the same seasons.
+    pairs
+        Keep joint counts of pairs of features, too: all of up to 23 features, a balanced choice of more; see `detectors.pairs`.
 
     Raises
     ------
@@ -321,7 +347,10 @@ def build_profile(columns: Columns, *, bins: int = 16, top: int = 32, season: st
     features = tuple(
         bins_of(name, column, bins=bins, top=top) for name, column in columns.items() if name != season
     )
-    return _profile(features, season_bins, columns)
+    profile = _profile(features, season_bins, columns)
+    if not pairs:
+        return profile
+    return replace(profile, pairs=build_pairs(features, profile.split(profile.counts), columns, ordered=True))
 
 
 def recount(profile: Profile, columns: Columns) -> Profile:
@@ -339,7 +368,10 @@ def recount(profile: Profile, columns: Columns) -> Profile:
     TypeError
         If a column is numeric in one and categorical in the other.
     """
-    return _profile(profile.features, None if profile.seasons is None else profile.seasons.bins, columns)
+    recounted = _profile(profile.features, None if profile.seasons is None else profile.seasons.bins, columns)
+    if profile.pairs is None:
+        return recounted
+    return replace(recounted, pairs=profile.pairs.recount(columns, ordered=bool(profile.pairs.dispersion)))
 
 
 def _profile(features: tuple[Bins, ...], season_bins: CategoricalBins | None, columns: Columns) -> Profile:

@@ -1,6 +1,6 @@
 """Verdicts: what a drift detector says about one window, in a form that can be stored and shown."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,33 @@ class FeatureDrift:
 
 
 @dataclass(frozen=True)
+class PairDrift:
+    """How far two features have moved together, beyond what each has moved alone."""
+
+    first: str
+    second: str
+    nats: float  # as measured, beyond the marginals
+    excess_nats: float  # less its mean when nothing moved; below zero shows as zero
+    p_value: float  # of this pair alone
+    top_cells: tuple[
+        tuple[str, float, float], ...
+    ]  # (label, share that the two features alone explain, current share), largest part first
+
+    @property
+    def name(self) -> str:
+        """Both features."""
+        return f"{self.first} × {self.second}"
+
+    def sentence(self) -> str:
+        """Say what moved, and where most."""
+        said = f"{self.first} and {self.second} moved together beyond what each moved alone"
+        if not self.top_cells:
+            return said
+        label, expected, share = self.top_cells[0]
+        return f"{said}: *{label}* holds {share:.1%} of rows, {expected:.1%} expected"
+
+
+@dataclass(frozen=True)
 class Drift:
     """How far a window has moved, and whether that is more than chance within the budget."""
 
@@ -34,6 +61,7 @@ class Drift:
         float  # share of windows that alarm when nothing has moved: as asked, or as a fixed threshold implies
     )
     rows_needed: int = 0  # reference rows that a trustworthy verdict takes; 0 if the reference has them
+    pairs: tuple[PairDrift, ...] = ()  # of features that moved together, least likely first: alarms alone
 
     def to_json(self) -> dict[str, Any]:
         """Write plain JSON types, which `from_json` reads back exactly."""
@@ -41,19 +69,24 @@ class Drift:
             "features": [
                 asdict(feature) | {"top_bins": [list(top) for top in feature.top_bins]}
                 for feature in self.features
-            ]
+            ],
+            "pairs": [
+                asdict(pair) | {"top_cells": [list(top) for top in pair.top_cells]} for pair in self.pairs
+            ],
         }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Drift":
         """Read what `to_json` wrote."""
         features = tuple(
-            FeatureDrift(
-                **{
-                    **feature,
-                    "top_bins": tuple((str(a), float(b), float(c)) for a, b, c in feature["top_bins"]),
-                }
-            )
+            FeatureDrift(**{**feature, "top_bins": _read(feature["top_bins"])})
             for feature in document["features"]
         )
-        return cls(**{**document, "features": features})
+        pairs = tuple(
+            PairDrift(**{**pair, "top_cells": _read(pair["top_cells"])}) for pair in document.get("pairs", ())
+        )
+        return cls(**{**document, "features": features, "pairs": pairs})
+
+
+def _read(shares: Iterable[Iterable[Any]]) -> tuple[tuple[str, float, float], ...]:
+    return tuple((str(label), float(before), float(now)) for label, before, now in shares)

@@ -8,7 +8,8 @@ import pytest
 from detectors.bins import bins_of
 from detectors.columns import Categorical, Column, Columns, concat, take
 from detectors.detector import KLDetector
-from detectors.pairs import LIMIT, Pairs, build_pairs, plan_pairs, slabs_of
+from detectors.pairs import Pairs, build_pairs
+from detectors.slabs import LIMIT, plan_pairs, slabs_of
 
 FEATURES = 20
 VOCABULARY = ("red", "blue", "green", "grey")
@@ -69,9 +70,11 @@ def test_a_change_that_no_feature_shows_is_found_among_twenty(change: str) -> No
     assert not detector.compare(profile, profile.count(window)).alarm
     pairs = pairs_of(reference)
     assert len(pairs.plan) == FEATURES * (FEATURES - 1) // 2
-    judged = pairs.judge(pairs.count(window))
-    alarming = [drift for drift in judged if drift.p_value <= 0.001 / len(pairs.plan)]
+    judgement = pairs.judge(pairs.count(window))
+    moved = judgement.p_value_P <= 0.001 / pairs.comparable
+    alarming = pairs.tell(pairs.count(window), judgement, moved)
     assert [drift.name for drift in alarming] == ["x3 × x7"]
+    assert pairs.tell(pairs.count(window), judgement, ~moved)[0].p_value > alarming[0].p_value
     label, expected, share = alarming[0].top_cells[0]
     assert label.startswith("x3 ")
     assert abs(share - expected) > 0.05
@@ -172,6 +175,31 @@ def test_gaps_unseen_categories_absent_columns_and_no_rows_stay_finite() -> None
         take(window, slice(0, 1)),
     ]
     for columns in strange:
-        for drift in pairs.judge(pairs.count(columns), top=99):
-            assert np.isfinite([drift.nats, drift.excess_nats]).all()
-            assert 0 <= drift.p_value <= 1
+        counts = pairs.count(columns)
+        judgement = pairs.judge(counts, tolerance=0.01)
+        assert np.isfinite([judgement.nats_P, judgement.excess_P]).all()
+        assert ((judgement.p_value_P >= 0) & (judgement.p_value_P <= 1)).all()
+        pairs.tell(counts, judgement, np.ones(len(pairs.plan), dtype=np.bool_))
+
+
+def gaussian(rng: np.random.Generator, rows: int, rho: float) -> dict[str, np.ndarray]:
+    x = rng.normal(size=rows)
+    return {"x": x, "y": rho * x + np.sqrt(1 - rho**2) * rng.normal(size=rows)}
+
+
+def test_pairs_that_moved_by_no_more_than_the_tolerance_alarm_as_often_as_asked() -> None:
+    rng = np.random.default_rng(6)
+    pairs = pairs_of(gaussian(rng, 200_000, 0.0))
+    tolerance = float(pairs.compare(pairs.count(gaussian(rng, 2_000_000, 0.15))).nats_P[0])
+    windows = pairs.count_windows(gaussian(rng, 2_000_000, 0.15), 1000)
+    p_value = np.array([pairs.judge(window, tolerance=tolerance).p_value_P[0] for window in windows])
+    assert (p_value <= 0.05).mean() == pytest.approx(0.05, abs=0.015)
+    strict = np.array([pairs.judge(window).p_value_P[0] for window in windows])
+    assert (strict <= 0.05).mean() > 0.4
+
+
+def test_a_pair_without_two_slabs_counts_for_nothing() -> None:
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=1000)
+    assert pairs_of({"x": x, "y": x[::-1].copy(), "one": np.full(1000, 7.0)}).comparable == 1
+    assert pairs_of({"x": x}).comparable == 0
