@@ -136,8 +136,9 @@ def _measure(
     fit(w, r, fitted_w, fitted_r, degrees_P)
     deviance_P2 = np.zeros((len(w), 2))
     deviances(w, r, fitted_w, fitted_r, _poisson_deviances(), deviance_P2)
-    deviance_P2 *= (_scale(window_PIJ, reference_PIJ) / 2)[:, None]
-    floor_P = degrees_P * _scale(window_PIJ, reference_PIJ) / 2
+    scale_P = _scale(window_PIJ, reference_PIJ) / 2
+    deviance_P2 *= scale_P[:, None]
+    floor_P = degrees_P * scale_P
     nats_P = np.where(degrees_P > 0, deviance_P2[:, 0], 0.0)
     return Interaction(nats_P, np.maximum(deviance_P2[:, 1], floor_P), degrees_P, fitted_w)
 

@@ -95,8 +95,10 @@ class Pairs:
             Nats by which a pair may truly have moved beyond its marginals; the models are nested, so that the statistic
             is then noncentral chi-square, as that of a feature.
         """
-        null = measured.null(self.dispersion)
-        effects_P = np.array([effects.mean for effects in self.dispersion]) if self.dispersion else 1.0
+        null = measured.null(self._dependence)
+        if not tolerance:
+            return null
+        effects_P = np.array([effects.mean for effects in self._dependence]) if self._dependence else 1.0
         scale = 1 / max(rows, 1) + len(self.plan) / max(int(self.counts_PSS.sum()), 1)
         return null.tolerant(tolerance, np.multiply(effects_P, scale))
 
@@ -183,6 +185,10 @@ class Pairs:
         """Number of pairs that can show anything: both features have two slabs that the reference occupies."""
         slabs_P2 = [(self.counts_PSS.sum(axis=axis) > 0).sum(axis=1) for axis in (1, 2)]
         return int((np.minimum(*slabs_P2) > 1).sum())
+
+    @cached_property
+    def _dependence(self) -> tuple[Dispersion, ...]:
+        return self.dispersion if any(effects.memory > 1 for effects in self.dispersion) else ()
 
     @cached_property
     def _plan_P2(self) -> NDArray[np.intp]:

@@ -17,6 +17,7 @@ from detectors.profile import Profile
 
 Factory = Callable[..., Detector]
 FACTORIES: dict[str, Factory] = {entry.name: entry.load() for entry in entry_points(group="cls.detectors")}
+FACTORIES["kl+pairs"] = partial(FACTORIES["kl"], pairs=True)
 
 every_detector = pytest.mark.parametrize(
     "factory", [pytest.param(f, id=name) for name, f in FACTORIES.items()]
@@ -80,6 +81,9 @@ def test_finite_for_every_input(factory: Factory, reference: str) -> None:
             assert 0 <= feature.p_value <= 1, name
             assert math.isfinite(feature.nats), name
             assert 0 <= feature.share <= 1, name
+        for pair in drift.pairs:
+            assert 0 <= pair.p_value <= 1, name
+            assert math.isfinite(pair.nats), name
         if name == "empty":
             assert not drift.alarm
             assert drift.p_value == 1
@@ -178,6 +182,30 @@ def test_detects(factory: Factory, change: str) -> None:
     drift = judge(detector, profile, window | dict(moved))
     assert drift.alarm
     assert drift.features[0].name in moved
+
+
+def test_a_change_that_no_single_feature_shows_is_found_by_pairs() -> None:
+    rng = np.random.default_rng(0)
+
+    def turned(rows: int, rho: float) -> Columns:
+        x = rng.normal(size=rows)
+        y = rho * x + math.sqrt(1 - rho**2) * rng.normal(size=rows)
+        return dict(table(rng, rows)) | {"x": x, "y": y}
+
+    reference, window = turned(5000, 0.6), turned(1000, -0.6)
+    alone, together = FACTORIES["kl"](), FACTORIES["kl+pairs"]()
+    assert not judge(alone, alone.profile(reference), window).alarm
+    profile = together.profile(reference)
+    assert not judge(together, profile, turned(1000, 0.6)).alarm
+    drift = judge(together, profile, window)
+    assert drift.alarm
+    assert [(pair.first, pair.second) for pair in drift.pairs] == [("x", "y")]
+    assert drift.p_value <= drift.threshold
+    assert "x and y moved together" in drift.pairs[0].sentence()
+    document = json.loads(json.dumps(drift.to_json()))
+    assert Drift.from_json(document) == drift
+    del document["pairs"]  # as releases without pairs wrote it
+    assert Drift.from_json(document).pairs == ()
 
 
 @every_detector

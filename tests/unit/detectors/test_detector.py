@@ -55,7 +55,8 @@ def test_excess_is_near_the_true_divergence_and_near_zero_without_one() -> None:
     assert same < 0.012
 
 
-def test_a_scan_says_of_each_window_what_compare_says() -> None:
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_scan_says_of_each_window_what_compare_says(pairs: bool) -> None:
     rng = np.random.default_rng(0)
 
     def draw(rows: int) -> Columns:
@@ -65,7 +66,7 @@ def test_a_scan_says_of_each_window_what_compare_says() -> None:
         }
 
     reference, stream = draw(5000), draw(12_300)
-    detector = KLDetector(false_alarm_windows=100)
+    detector = KLDetector(false_alarm_windows=100, pairs=pairs)
     profile = detector.profile(reference)
     scan = detector.scan(profile, stream, 500)
     assert scan.counts_WK.shape == (24, profile.size)
@@ -81,14 +82,35 @@ def test_a_scan_says_of_each_window_what_compare_says() -> None:
         detector.scan(profile, stream, 500, 300)
 
 
-def test_a_fixed_threshold_tells_the_alarm_rate_that_it_implies() -> None:
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_fixed_threshold_tells_the_alarm_rate_that_it_implies(pairs: bool) -> None:
     rng = np.random.default_rng(0)
-    detector = KLDetector(nats=0.01)
+    detector = KLDetector(nats=0.01, pairs=pairs)
     profile = detector.profile({name: rng.normal(size=20_000) for name in "ab"})
     stream = {name: rng.normal(size=2000 * 500) for name in "ab"}
     scan = detector.scan(profile, stream, 500)
     told = detector.compare(profile, scan.counts_WK[0]).false_alarm_rate
     assert scan.alarm_W.mean() == pytest.approx(told, rel=0.25)
+
+
+def test_pairs_and_features_have_half_of_the_budget_each() -> None:
+    rng = np.random.default_rng(0)
+    x, y, window_x, window_y = (rng.normal(size=rows) for rows in (5000, 5000, 500, 500))
+    plain, paired = KLDetector(), KLDetector(pairs=True)
+    moved = {"x": window_x + 0.3, "y": window_y}
+    reference = {"x": x, "y": y}
+    alone = plain.compare(plain.profile(reference), plain.profile(reference).count(moved))
+    both = paired.compare(paired.profile(reference), paired.profile(reference).count(moved))
+    assert both.p_value == pytest.approx(2 * alone.p_value, rel=0.1)
+    assert both.pairs == ()
+    single = paired.profile({"x": x})  # nothing to pair with: the whole budget is the feature's
+    said = paired.compare(single, single.count(moved)).p_value
+    assert said == plain.compare(plain.profile({"x": x}), plain.profile({"x": x}).count(moved)).p_value
+
+
+def test_pairs_and_season_are_refused_together() -> None:
+    with pytest.raises(ValueError, match="pairs and season"):
+        KLDetector(pairs=True, season="hour")
 
 
 def test_features_that_say_the_same_share_one_correction() -> None:

@@ -113,6 +113,36 @@ def test_json_round_trips_exactly_and_refuses_another_format() -> None:
         Profile.from_json(document | {"rows": 1})
 
 
+def test_pairs_are_counted_merged_recounted_and_restored_with_the_features() -> None:
+    columns = mixed(np.random.default_rng(1), 900)
+    whole = build_profile(columns, pairs=True)
+    assert whole.pairs is not None
+    assert whole.size == whole.offsets[-1] + whole.pairs.counts_PSS.size
+    parts = [take(columns, slice(start, start + 300)) for start in (0, 300, 600)]
+    added = np.sum([whole.count(part) for part in parts], axis=0)
+    assert (added == whole.count(columns)).all()
+    assert (whole.pair_counts(added) == whole.pairs.counts_PSS).all()
+    assert (whole.count_windows(columns, 300) == [whole.count(part) for part in parts]).all()
+    first, second, third = (recount(whole, part) for part in parts)
+    merged = first.merge(second).merge(third)
+    assert merged.pairs is not None
+    assert merged.pairs.plan == whole.pairs.plan
+    assert (merged.pairs.counts_PSS == whole.pairs.counts_PSS).all()
+    restored = Profile.from_json(json.loads(json.dumps(whole.to_json())))
+    assert restored.to_json() == whole.to_json()
+    with pytest.raises(ValueError, match="same bins"):
+        whole.merge(build_profile(columns))
+    with pytest.raises(ValueError, match="of a pair do not sum"):
+        replace(whole, pairs=first.pairs)
+
+
+def test_a_document_without_pairs_still_reads() -> None:
+    profile = build_profile(mixed(np.random.default_rng(1), 100))
+    document = profile.to_json()
+    del document["pairs"]
+    assert Profile.from_json(document).to_json() == profile.to_json()
+
+
 def test_absent_column_is_missing_and_a_wrong_kind_is_refused() -> None:
     columns = mixed(np.random.default_rng(1), 100)
     profile = build_profile(columns)
