@@ -12,6 +12,7 @@ from detectors.detector import Detector, KLDetector
 from detectors.evaluation import Monitor
 from detectors.profile import build_profile
 from detectors.sequential import SequentialDetector, SequentialRunner, assign
+from detectors.sliding import SlidingDetector
 
 WINDOW_ROWS = 1000
 BUDGET_WINDOWS = (
@@ -98,5 +99,22 @@ class Sequential:
         """Take rows; see `Monitor`."""
         changes = self._runner.update(assign(self._profile, columns))
         alarms = [change.row - self._rows for change in changes]
+        self._rows += rows_of(columns)
+        return alarms
+
+
+class Sliding:
+    """A detector on the last rows, judged after every row; its false-alarm budget is that of windows that follow each other."""
+
+    def __init__(
+        self, reference: Columns, *, window_rows: int = WINDOW_ROWS, detector: KLDetector | None = None
+    ) -> None:
+        sliding = SlidingDetector(detector or KLDetector(), window_rows)
+        self._runner = sliding.start(sliding.detector.profile(reference))
+        self._rows = 0
+
+    def update(self, columns: Columns) -> Sequence[int]:
+        """Take rows; see `Monitor`."""
+        alarms = [alarm.row - self._rows for alarm in self._runner.update(columns)]
         self._rows += rows_of(columns)
         return alarms

@@ -8,7 +8,7 @@ import pytest
 from detectors.columns import Categorical, Columns, concat
 from detectors.detector import KLDetector
 from detectors.evaluation import KnownChange, blocks_of, evaluate
-from detectors.monitors import MonitorMaker, Sequential, Tumbling
+from detectors.monitors import MonitorMaker, Sequential, Sliding, Tumbling
 from detectors.monitors_river import adwin
 from detectors.streams import Recipe, reference_of, stream_of
 
@@ -31,6 +31,7 @@ def alarms(maker: MonitorMaker, stream: Columns, block_rows: int) -> list[int]:
 def test_ours_rivers_and_the_baselines_are_registered() -> None:
     assert {
         "kl",
+        "kl-sliding",
         "sequential",
         "adwin",
         "page-hinkley",
@@ -62,7 +63,7 @@ def test_what_is_missing_unseen_or_gone_neither_breaks_nor_blinds(maker: Monitor
         assert monitor.update(stream_of(MIXED, 1000, 4, onset=0)), "three standard deviations"
 
 
-@pytest.mark.parametrize("maker", [Tumbling, Sequential, adwin])
+@pytest.mark.parametrize("maker", [Tumbling, Sliding, Sequential, adwin])
 def test_a_shift_is_found_soon_and_only_after_it_came(maker: MonitorMaker) -> None:
     recipe = Recipe("mean", 2.0, numeric=3)
     found = evaluate(
