@@ -66,6 +66,9 @@ class Dispersion:
         )
 
 
+INDEPENDENT = Dispersion()
+
+
 @dataclass(frozen=True)
 class Doubling:
     """What blocks of one length say about those of twice the length."""

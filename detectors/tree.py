@@ -7,11 +7,15 @@ equivalent blocks: their true masses are Dirichlet whatever the joint distributi
 split is made belongs to the side above it, where the theory drops it: an error of one row per level.)
 
 A divergence of a tree does not tell a change of one feature from one of their dependence: `detectors.interaction` does so
-for pairs. Trees are for changes of three features and more, when no feature and no pair shows anything.
+for pairs. Trees are for changes of three features and more, when no feature and no pair shows anything. A detector watches such a group as
+a further feature, in the reference and in each window alike:
+
+    tree = TreeBins.of(("a", "b", "c"), reference, 32)
+    profile = detector.profile({**reference, tree.name: tree.column(reference)})
+    drift = detector.compare(profile, profile.count({**window, tree.name: tree.column(window)}))
 """
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,23 +23,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.bins import MISSING, RARE, CategoricalBins
+from detectors.bins import MISSING, CategoricalBins
 from detectors.calibration import Evidence, null_of
 from detectors.columns import Categorical, Column, Columns, rows_of
+from detectors.dispersion import INDEPENDENT, Dispersion, dispersion_of
 from detectors.kl import kl
+from detectors.tree_growth import Split, grow
+from detectors.tree_words import cell_labels
 
 CATEGORIES = 64  # of a categorical feature that splits can tell apart
-SHOWN = 3  # categories that a label spells out
-
-
-@dataclass(frozen=True)
-class Split:
-    """An inner node: rows at or above the cut go up."""
-
-    axis: int  # position of the feature
-    cut: float  # of a categorical feature: rank of a category by reference frequency
-    below: int  # position of the next split, or -1 - cell
-    above: int
 
 
 @dataclass(frozen=True)
@@ -69,9 +65,7 @@ class TreeBins:
         categories = tuple(_ranked(columns[name]) for name in names)
         values_FN = _encode(names, categories, columns)
         values_MF = values_FN[:, np.isfinite(values_FN).all(axis=0)].T
-        splits: list[Split] = []
-        _grow(values_MF, cells, 0, splits, itertools.count(1))
-        return cls(tuple(names), categories, tuple(splits))
+        return cls(tuple(names), categories, grow(values_MF, cells))
 
     @property
     def name(self) -> str:
@@ -116,44 +110,16 @@ class TreeBins:
 
     def labels(self) -> tuple[str, ...]:
         """Conditions of each cell for people."""
-        leaf_labels = [""] * self.leaves
-        whole = [(-np.inf, np.inf)] * len(self.names)
-        stack = [(0 if self.splits else -1, whole)]
-        while stack:
-            node, box = stack.pop()
-            if node < 0:
-                leaf_labels[-1 - node] = self._describe(box)
-                continue
-            split = self.splits[node]
-            low, high = box[split.axis]
-            below, above = box.copy(), box.copy()
-            below[split.axis], above[split.axis] = (low, split.cut), (split.cut, high)
-            stack += [(split.below, below), (split.above, above)]
-        return (*leaf_labels, *(f"{name} {MISSING}" for name in self.names))
+        cells = cell_labels(self.names, self.categories, self.splits)
+        return (*cells, *(f"{name} {MISSING}" for name in self.names))
 
-    def _describe(self, box: Sequence[tuple[float, float]]) -> str:
-        conditions = [
-            _in_categories(name, categories, low, high)
-            if categories is not None
-            else _in_interval(name, self._text(low), self._text(high))
-            for name, categories, (low, high) in zip(self.names, self.categories, box, strict=True)
-            if (low, high) != (-np.inf, np.inf)
-        ]
-        return ", ".join(conditions) or "any"
+    def column(self, columns: Columns) -> Categorical:
+        """Return the cell of each row as a categorical column: a feature like any other, for whatever watches features."""
+        return Categorical(self.assign(columns).astype(np.int32), self.labels())
 
-    def _text(self, cut: float) -> str:
-        if np.isinf(cut):
-            return ""
-        return f"{cut:.{self._digits}g}"
-
-    @cached_property
-    def _digits(self) -> int:
-        """As few as keep the cuts of each feature apart."""
-        distinct = {(split.axis, split.cut) for split in self.splits}
-        digits = range(4, 18)
-        return next(
-            d for d in digits if d == 17 or len({(a, f"{c:.{d}g}") for a, c in distinct}) == len(distinct)
-        )
+    def dispersion(self, columns: Columns) -> Dispersion:
+        """How much more the cells of rows that miss nothing vary than those of independent rows, from rows in stream order."""
+        return dispersion_of(self.assign(columns), self.leaves)
 
     @cached_property
     def _axis_T(self) -> NDArray[np.intp]:
@@ -256,7 +222,10 @@ def count_trees(trees: Sequence[TreeBins], columns: Columns, window_rows: int) -
 
 
 def judge_tree(
-    tree: TreeBins, reference_C: NDArray[np.int64], window_C: NDArray[np.int64]
+    tree: TreeBins,
+    reference_C: NDArray[np.int64],
+    window_C: NDArray[np.int64],
+    effects: Dispersion = INDEPENDENT,
 ) -> tuple[float, float, float]:
     """Compare a window with the reference by the rows that miss nothing; gaps are their own features' business.
 
@@ -266,16 +235,19 @@ def judge_tree(
         Whose cells were counted.
     reference_C, window_C
         Rows per cell.
+    effects
+        From `TreeBins.dispersion` of the reference, where rows depend on each other.
 
     Returns
     -------
-    KL(window || reference) in nats, what exceeds its mean when nothing has moved, and the p-value of independent rows.
+    KL(window || reference) in nats, what exceeds its mean when nothing has moved, and the p-value.
     """
     reference, window = reference_C[: tree.leaves], window_C[: tree.leaves]
     if tree.leaves < 2 or not reference.any() or not window.any():
         return 0.0, 0.0, 1.0
     nats = float(kl(window, reference))
-    null = null_of(Evidence.of(reference, np.full(tree.leaves, 1 / tree.leaves)), int(window.sum()))
+    evidence = Evidence.of(reference, np.full(tree.leaves, 1 / tree.leaves))
+    null = null_of(evidence, int(window.sum())).dispersed(effects, evidence.degrees)
     return nats, max(nats - float(null.mean), 0.0), float(null.p_value(nats))
 
 
@@ -304,57 +276,3 @@ def _encode(
         else:
             np.copyto(values_N, column, where=np.isfinite(column))
     return values_FN
-
-
-def _grow(
-    values_MF: NDArray[np.float64], wanted: int, level: int, splits: list[Split], leaves: Iterator[int]
-) -> int:
-    """Append the splits of a cell's rows, depth first; return the position of the first, or -1 - cell."""
-    found = _split(values_MF, wanted, level) if wanted > 1 else None
-    if found is None:
-        return -next(leaves)
-    axis, cut = found
-    position = len(splits)
-    splits.append(Split(axis, cut, 0, 0))  # holds the place
-    above_M = values_MF[:, axis] >= cut
-    below = _grow(values_MF[~above_M], wanted // 2, level + 1, splits, leaves)
-    above = _grow(values_MF[above_M], wanted - wanted // 2, level + 1, splits, leaves)
-    splits[position] = Split(axis, cut, below, above)
-    return position
-
-
-def _split(values_MF: NDArray[np.float64], wanted: int, level: int) -> tuple[int, float] | None:
-    """Axis and cut that halve the rows of a cell, as nearly as ties allow; None where none does."""
-    rows, features = values_MF.shape
-    for axis in ((level + turn) % features for turn in range(features)):
-        values_M = values_MF[:, axis]
-        rank = rows * (wanted // 2) // wanted
-        if not RARE <= rank <= rows - RARE:
-            return None
-        cut = float(np.partition(values_M, rank)[rank])
-        next_cut = float(values_M[values_M > cut].min(initial=np.inf))
-        below, next_below = (int(np.count_nonzero(values_M < value)) for value in (cut, next_cut))
-        if next_below - rank < rank - below:
-            cut, below = next_cut, next_below
-        if RARE <= below <= rows - RARE:
-            return axis, cut
-    return None
-
-
-def _in_interval(name: str, low: str, high: str) -> str:
-    if not low:
-        return f"{name} < {high}"
-    return f"{name} in [{low}, {high})" if high else f"{name} >= {low}"
-
-
-def _in_categories(name: str, ranked: Sequence[str], low: float, high: float) -> str:
-    first = 0 if np.isinf(low) else int(low)
-    if np.isinf(high):  # open to whatever the reference did not have
-        return f"{name} not in {_set(ranked[:first])}"
-    inside = ranked[first : int(high)]
-    return f"{name} = {inside[0]}" if len(inside) == 1 else f"{name} in {_set(inside)}"
-
-
-def _set(categories: Sequence[str]) -> str:
-    more = len(categories) - SHOWN
-    return "{" + ", ".join(categories[:SHOWN]) + (f" and {more} more" if more > 0 else "") + "}"

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
+from scipy import signal
 
 from detectors.bins import bins_of
 from detectors.columns import Categorical, Column, Columns, concat, take
 from detectors.detector import KLDetector
 from detectors.pairs import build_pairs
-from detectors.tree import Split, TreeBins, count_trees, judge_tree
+from detectors.tree import TreeBins, count_trees, judge_tree
+from detectors.tree_growth import Split
 
 VOCABULARY = ("AA", "UA", "DL", "WN")
 
@@ -172,3 +174,46 @@ def test_parity_of_three_features_is_found_where_no_feature_and_no_pair_shows_it
     assert pairs.judge(pairs.count(window)).p_value_P.min() > 0.001
     tree = TreeBins.of(("a", "b", "c"), reference, 64)
     assert judge_tree(tree, tree.count(reference), tree.count(window))[2] < 1e-6
+
+
+def test_a_group_is_watched_as_a_further_feature() -> None:
+    rng = np.random.default_rng(7)
+
+    def draw(rows: int, parity: int) -> dict[str, Column]:
+        x = rng.normal(size=(3, rows))
+        x[2] = np.abs(x[2]) * np.sign(x[0] * x[1]) * parity
+        return dict(zip("abc", x, strict=True))
+
+    detector, alarms = KLDetector(false_alarm_windows=50), []
+    for _ in range(20):
+        reference = draw(1000, 1)
+        tree = TreeBins.of(("a", "b", "c"), reference, 28)
+        profile = detector.profile({tree.name: tree.column(reference)})
+        stream = draw(30_000, 1)
+        alarms.append(detector.scan(profile, {tree.name: tree.column(stream)}, 1000).alarm_W.mean())
+    assert np.mean(alarms) <= 0.02 + 3 * np.std(alarms) / np.sqrt(20)
+    reference, window = draw(1000, 1), draw(1000, -1)
+    tree = TreeBins.of(("a", "b", "c"), reference, 28)
+    profile = detector.profile({**reference, tree.name: tree.column(reference)})
+    drift = detector.compare(profile, profile.count({**window, tree.name: tree.column(window)}))
+    assert drift.alarm
+    assert drift.features[0].name == "a × b × c"
+
+
+def test_autocorrelated_rows_alarm_at_most_twice_as_often_as_asked() -> None:
+    rng = np.random.default_rng(8)
+
+    def draw(rows: int) -> dict[str, Column]:
+        x = signal.lfilter([np.sqrt(1 - 0.6**2)], [1, -0.6], rng.normal(size=(2, rows + 100)), axis=1)
+        return dict(zip("ab", x[:, 100:], strict=True))
+
+    aware, naive = [], []
+    for _ in range(12):
+        reference, stream = draw(10_000), draw(20_000)
+        tree = TreeBins.of(("a", "b"), reference, 16)
+        counts, effects = tree.count(reference), tree.dispersion(reference)
+        for window in count_trees([tree], stream, 1000):
+            aware.append(judge_tree(tree, counts, window, effects)[2] <= 0.05)
+            naive.append(judge_tree(tree, counts, window)[2] <= 0.05)
+    assert np.mean(aware) <= 0.1
+    assert np.mean(naive) >= 0.15
