@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EVIDENCE = 4  # sentences
+PAIRS = 2  # that are named
 RIGHT = 1.25  # inches right of the panels
 Line = tuple[datetime, str, str, str]  # time, label, colour, style
 
@@ -114,6 +115,9 @@ def _words(series: Sequence[Point], alarm: Point | None) -> list[tuple[str, str]
         lines += [(line, INK) for line in wrapped(alarm.summary, WIDTH - 0.6, 3)]
     if alarm.drift is not None:
         lines += [(line, INK) for line in wrapped(chance_sentence(alarm.drift), WIDTH - 0.6, 2)]
+        for pair in alarm.drift.pairs[:PAIRS]:
+            first, *rest = wrapped(pair.sentence(), WIDTH - 0.8, 2)
+            lines += [(f"–  {first}", INK), *((f"    {line}", INK) for line in rest)]
         needed = rows_sentence(alarm.drift)
         lines += [(line, RED) for line in wrapped(needed or "", WIDTH - 0.6, 2)]
     return lines

@@ -56,10 +56,11 @@ class Point:
 
     @property
     def largest_nats(self) -> float | None:
-        """Excess of the feature that moved most: what a fixed threshold is held against."""
+        """Excess of the feature or pair that moved most: what a fixed threshold is held against."""
         if self.drift is None:
             return None
-        return max((feature.excess_nats for feature in self.drift.features), default=0.0)
+        excess = [feature.excess_nats for feature in self.drift.features]
+        return max(excess + [pair.excess_nats for pair in self.drift.pairs], default=0.0)
 
 
 @dataclass(frozen=True)

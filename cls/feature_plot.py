@@ -49,6 +49,7 @@ class Panel:
     moved: FeatureDrift | None = None  # in the verdict
     finding: FeatureFinding | None = None  # in its diagnosis
     subject: str = ""  # what it is a feature of, if not of the inputs
+    note: str = ""  # what the bars are, where they are not shares of the whole reference
 
 
 def feature_plot(panels: Sequence[Panel], *, title: str, note: str) -> bytes:
@@ -82,7 +83,7 @@ def features_sheet(panels: Sequence[Panel], *, title: str, note: str) -> Figure:
             0.25 / WIDTH, 1 - (0.41 + LINE * k) / total, line, fontsize=SMALL + 0.5, color=INK, va="top"
         )
     if not panels:
-        figure.text(0.5, 0.3 / total, "no feature of the inputs moved", ha="center", color=GREY)
+        figure.text(0.5, 0.3 / total, "no feature of the inputs moved by itself", ha="center", color=GREY)
     else:
         _legend(figure, total)
     for panel, head, height, (column, used) in zip(panels, heads, heights, places, strict=True):
@@ -141,8 +142,8 @@ def _head(panel: Panel) -> list[tuple[str, str]]:
     if strangers and panel.histogram.current and panel.histogram.current[-2] > 0:
         named = ", ".join(f"{shortened(value, 20)} {share:.1%}" for value, share in strangers)
         lines += [(line, INK) for line in wrapped(f"without a bin: {named}", COLUMN - 0.5, 2)]
-    if not panel.histogram.whole and panel.histogram.labels:
-        lines.append(("only the bins that the verdict names", GREY))
+    if panel.note or (not panel.histogram.whole and panel.histogram.labels):
+        lines.append((panel.note or "only the bins that the verdict names", GREY))
     return lines
 
 

@@ -23,14 +23,16 @@ from cls.feature_plot import Panel, feature_plot
 from cls.layout import to_json
 from cls.ports import ArtifactStore, Events, SampleLog
 from cls.season import with_season
-from cls.verdict_words import SUBJECTS
+from cls.verdict_words import SUBJECTS, probability
 from detectors.columns import Categorical
 from detectors.reference import Reference
+from detectors.verdict import PairDrift
 
 EVIDENTLY_ROWS = 3_000  # per side
 REFERENCE_ROWS = 20_000  # read per side at most
 TOP_FEATURES = 6  # whose histograms are drawn
 OUTPUTS = 2  # of them, of an alarm that is not of the inputs
+PAIRS = 2  # drawn of features that moved together
 LEAST_SHARE = 0.01  # of the drift, from which a feature is drawn
 
 
@@ -129,11 +131,19 @@ def feature_panels(points: Sequence[Point], found: dict[str, Histogram]) -> list
     findings = (
         {finding.name: finding for finding in of_inputs.diagnosis.features} if of_inputs.diagnosis else {}
     )
+    of_pairs = [pair_panel(pair) for pair in of_inputs.drift.pairs[:PAIRS]]
     for feature in of_inputs.drift.features:
         if feature.share >= LEAST_SHARE or feature.name in findings:
             histogram = found.get(feature.name, Histogram.of_verdict(feature))
             panels.append(Panel(histogram, feature, findings.get(feature.name)))
-    return panels[:TOP_FEATURES]
+    return [*panels[: TOP_FEATURES - len(of_pairs)], *of_pairs]
+
+
+def pair_panel(pair: PairDrift) -> Panel:
+    """Show what two features do together."""
+    labels, expected, now = zip(*pair.top_cells, strict=True) if pair.top_cells else ((), (), ())
+    note = f"together; grey: what each alone explains   {pair.excess_nats:.3g} nats   {probability(pair.p_value)}"
+    return Panel(Histogram(pair.name, labels, expected, now, whole=False), note=note)
 
 
 def _judged_inputs(points: Sequence[Point], alarm: Point | None) -> Point | None:

@@ -55,10 +55,11 @@ def chance_sentence(drift: Drift) -> str:
     chance = probability(drift.p_value)
     if is_calibrated(drift):
         return f"{chance}, budget {one_in(drift.false_alarm_rate)}"
-    largest = max(drift.features, key=lambda feature: feature.excess_nats, default=None)
-    moved = "" if largest is None else f"{largest.name} by {largest.excess_nats:.3g} nats, "
+    excess = [(feature.excess_nats, feature.name) for feature in drift.features]
+    largest = max(excess + [(pair.excess_nats, pair.name) for pair in drift.pairs], default=None)
+    moved = "" if largest is None else f"{largest[1]} by {largest[0]:.3g} nats, "
     implied = f"implies false alarms in {one_in(drift.false_alarm_rate)}"
-    return f"{moved}fixed threshold {drift.threshold:g} nats of any feature: {implied} ({chance})"
+    return f"{moved}fixed threshold {drift.threshold:g} nats of any: {implied} ({chance})"
 
 
 def rows_sentence(drift: Drift) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cls.cli.drift_bars import bars, columns, limit_row
 from cls.cli.output import console, print_table
@@ -14,7 +14,7 @@ from cls.shortening import shortened, told_apart
 if TYPE_CHECKING:
     from cls.attribution import Histogram
     from cls.domain import Json
-    from detectors.verdict import Drift
+    from detectors.verdict import Drift, PairDrift
 
 WIDTH = 80
 LISTED, DRAWN = 10, 4  # features
@@ -57,7 +57,7 @@ def print_verdict(found: Json, histograms: Mapping[str, Histogram]) -> None:
     _print_series(found["series"], drift, found["onset"], alarm=found["alarm"])
     if drift is not None:
         _print_features(drift, histograms)
-        print_pairs(found["drift"].get("pairs") or ())
+        print_pairs(drift.pairs)
     if found["histograms_error"]:
         _say(f"Only the bins that the verdict names: {found['histograms_error']}", style="dim")
     _print_report(found)
@@ -188,22 +188,17 @@ def _print_features(drift: Drift, histograms: Mapping[str, Histogram]) -> None:
         console().print()
 
 
-def print_pairs(pairs: Sequence[Mapping[str, Any]]) -> None:
-    """Name pairs of features that moved together."""
-    telling = [pair for pair in pairs if pair.get("excess_nats")][:PAIRS]
-    rows = [
-        {
-            "pair": f"{shortened(str(pair['first']), 24)} × {shortened(str(pair['second']), 24)}",
-            "excess_nats": pair.get("excess_nats"),
-            "p_value": pair.get("p_value"),
-        }
-        for pair in telling
-    ]
-    if rows:
-        print_table(rows, {"pair": "moved together", "excess_nats": "excess nats", "p_value": "p"})
-        cells = telling[0].get("top_cells") or ()
-        if cells:
-            bars(str(rows[0]["pair"]), cells, "expected of each alone, above, and seen")
+def print_pairs(pairs: Sequence[PairDrift]) -> None:
+    """Tell of features that moved together, and draw where."""
+    from cls.verdict_words import probability
+
+    for pair in pairs[:PAIRS]:
+        _say(pair.sentence())
+        note = (
+            f"{pair.excess_nats:.3g} nats, {probability(pair.p_value)}; reference: what each alone explains"
+        )
+        bars(shortened(pair.name, WIDTH - 1), pair.top_cells, f"\n{note}")
+        console().print()
 
 
 def _print_report(found: Json) -> None:

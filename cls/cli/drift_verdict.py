@@ -114,4 +114,5 @@ def report_of(config: Config, connection: Connection, row: Any, episode: Json | 
 def _largest(drift: Json | None) -> float | None:
     if not drift:
         return None
-    return max((float(feature["excess_nats"]) for feature in drift["features"]), default=0.0)
+    moved = [*drift["features"], *drift.get("pairs", ())]
+    return max((float(one["excess_nats"]) for one in moved), default=0.0)

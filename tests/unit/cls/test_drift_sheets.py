@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cls.attribution import Histogram, folded, histograms, telling
+from cls.config import DetectConfig
 from cls.drift_plot import drift_plot, overview
 from cls.drift_points import Mark, Point
 from cls.feature_plot import Panel, edge_texts, feature_plot, features_sheet
@@ -22,6 +23,7 @@ from cls.shortening import shortened, told_apart
 from detectors.bins import NumericBins
 from detectors.columns import Categorical, Columns
 from detectors.detector import KLDetector
+from detectors.verdict import PairDrift
 from tests.unit.cls.drift_scene import AT, Make, Scene, changed_flights, flights, make_scene
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -117,7 +119,7 @@ def test_a_promotion_breaks_the_line_as_distances_from_two_references_do_not_com
 
 
 def test_a_fixed_threshold_stands_beside_the_feature_that_it_is_held_against() -> None:
-    scene = make_scene(detector=KLDetector(nats=0.2))
+    scene = make_scene(settings=DetectConfig(nats=0.2))
     axes = axes_of(overview(points(scene), [], stream="flights"))[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
     largest = lines["the feature that moved most"].get_ydata()
@@ -286,6 +288,21 @@ def test_sheets_of_nothing_and_of_verdicts_without_a_distance() -> None:
         assert drift_plot(some, [Mark(0, "v1")], stream="s", onset=0).startswith(PNG)
     assert feature_plot([], title="", note="").startswith(PNG)
     assert feature_plot([Panel(Histogram("x", (), (), ()))], title="", note="").startswith(PNG)
+
+
+def test_features_that_moved_together_are_drawn_by_their_cells() -> None:
+    last = points(make_scene())[-1]
+    assert last.drift is not None
+    cells = (("wind < 0 and carrier = UA", 0.1, 0.3), ("wind >= 1 and carrier = AA", 0.2, 0.0))
+    pair = PairDrift("wind", "carrier", 0.25, 0.2, 1e-9, cells)
+    point = replace(last, drift=replace(last.drift, pairs=(pair,)))
+    *_, panel = feature_panels([point], {})
+    figure = features_sheet([panel], title="", note="")
+    (axes,) = axes_of(figure)
+    assert [[bar.get_width() for bar in bars] for bars in axes.containers] == [[0.1, 0.2], [0.3, 0.0]]
+    assert "wind × carrier" in [text.get_text() for text in figure.texts]
+    head = " ".join(text.get_text() for text in overview([point], [], stream="flights").texts)
+    assert "wind and carrier moved together" in head
 
 
 def test_the_head_says_what_the_verdict_says() -> None:

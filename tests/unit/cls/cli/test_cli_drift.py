@@ -16,6 +16,7 @@ from cls.domain import Batch, JobKind, Verdict
 from cls.jobs import Bench, NoControl, run
 from detectors.columns import Categorical, Columns
 from detectors.detector import KLDetector
+from detectors.verdict import PairDrift
 from storage import drift, log, queue, streams, versions
 from storage.artifacts import DiskArtifacts
 from storage.db import transaction
@@ -164,7 +165,7 @@ def test_a_report_is_found_from_its_alarm(cli: Cli, drifted: Drifted, job_input:
 def test_a_fixed_threshold_is_told_with_the_alarms_that_it_implies(cli: Cli, state: Engine) -> None:
     drifted = Drifted(state, cli, KLDetector(nats=0.05))
     told = facts(cli("drift", "show", str(drifted.last)))
-    assert "fixed threshold 0.05 nats of any feature: implies false alarms in" in told
+    assert "fixed threshold 0.05 nats of any: implies false alarms in" in told
     assert "excess nats of the feature that moved most, last 12 windows" in told
 
 
@@ -216,23 +217,16 @@ def test_a_pipe_gets_whole_summaries(cli: Cli, drifted: Drifted) -> None:
     assert drifted.scene.verdicts[-1].summary in cli("drift", "--limit", "1").stdout
 
 
-def test_pairs_that_moved_together_are_named_with_their_cells(capsys: pytest.CaptureFixture[str]) -> None:
-    from cls.cli.drift_show import print_pairs
-
-    cell = ["distance < 900 and carrier = UA", 0.1, 0.3]
-    pair = {
-        "first": "distance",
-        "second": "carrier",
-        "excess_nats": 0.2,
-        "p_value": 1e-9,
-        "top_cells": [cell],
-    }
-    print_pairs([pair, pair | {"first": "still", "excess_nats": 0.0}])
-    told = capsys.readouterr().out
-    assert "distance × carrier" in told
-    assert "10.0%" in told
-    assert "30.0%" in told
-    assert "still" not in told
+def test_features_that_moved_together_are_told_and_drawn(cli: Cli, drifted: Drifted) -> None:
+    cell = ("distance < 900 and carrier = UA", 0.1, 0.3)
+    pair = PairDrift("distance", "carrier", 0.25, 0.2, 1e-9, (cell,))
+    last = drifted.scene.found[-1]
+    assert last.drift is not None
+    both = replace(last, start=5400, drift=replace(last.drift, pairs=(pair,)))
+    printed = cli("drift", "show", str(drifted.add(both)))
+    assert pair.sentence() in facts(printed)
+    assert "0.2 nats, p = 1e-09" in facts(printed)
+    assert re.search(r"distance < .+ reference +▒+ +10\.0%\n +window +█+ +30\.0%", printed.stdout)
 
 
 def test_an_unknown_verdict_is_a_clear_error(cli: Cli, drifted: Drifted) -> None:
