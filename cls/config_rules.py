@@ -119,8 +119,8 @@ def _update(stream: StreamConfig) -> Found:
         yield ("update", "every"), "must be above zero"
 
 
-def _sizes(stream: StreamConfig) -> Found:
-    detect, gate, rollout = stream.detect, stream.gate, stream.rollout
+def _detection(stream: StreamConfig) -> Found:
+    detect = stream.detect
     if detect.reference_rows < detect.bins * 10:
         yield (
             ("detect", "reference_rows"),
@@ -131,13 +131,24 @@ def _sizes(stream: StreamConfig) -> Found:
     elif detect.panes > MOST_PANES:
         least = -(-detect.window_rows // MOST_PANES)
         yield ("detect", "slide_rows"), f"must be {least} or more: a window has at most {MOST_PANES} panes"
-    if detect.sequential and detect.season != "none":
-        yield (
-            ("detect", "sequential"),
-            f'not with season = "{detect.season}": row by row, a season is a change',
-        )
     if detect.label_deadline <= timedelta():
         yield ("detect", "label_deadline"), "must be above zero"
+
+
+def _apart(stream: StreamConfig) -> Found:
+    """What detection cannot do at once."""
+    detect, seasonal = stream.detect, f'not with season = "{stream.detect.season}"'
+    if detect.season != "none" and detect.pairs:
+        yield ("detect", "pairs"), f"{seasonal}: a changed mix of seasons looks like a changed pair"
+    if detect.season != "none" and detect.sequential:
+        yield ("detect", "sequential"), f"{seasonal}: row by row, a season is a change"
+    if detect.sequential and detect.false_alarms_per_month is not None:
+        reason = "not with sequential: row by row, the budget is one of false_alarm_windows"
+        yield ("detect", "false_alarms_per_month"), reason
+
+
+def _sizes(stream: StreamConfig) -> Found:
+    gate, rollout = stream.gate, stream.rollout
     if gate.fresh_rows < gate.min_rows:
         yield ("gate", "fresh_rows"), f"is below min_rows = {gate.min_rows}: no candidate could ever pass"
     if gate.retained_slices and gate.retained_rows < gate.min_rows:

@@ -107,6 +107,11 @@ class DetectConfig(Table):
         ge=2,
         description="windows without drift per false alarm, on average, of all detectors but that of errors",
     )
+    false_alarms_per_month: float | None = Field(
+        None,
+        gt=0,
+        description="false alarms without drift in 30 days of stream time, on average, instead of by windows",
+    )
     nats: float | None = Field(
         None, gt=0, description="fixed threshold in nats instead of the calibrated one"
     )
@@ -123,6 +128,10 @@ class DetectConfig(Table):
         None,
         ge=1,
         description="rows after which the next window begins, a divisor of window_rows; without it windows follow each other",
+    )
+    pairs: bool = Field(
+        False,
+        description="watch pairs of features as well, for changes that no single one shows; they get half of the inputs' budget",
     )
     sequential: bool = Field(
         False,

@@ -33,6 +33,7 @@ _EXAMPLE: dict[str, dict[str, Any]] = {
     },
 }
 _UNSET: dict[str, Any] = {
+    "false_alarms_per_month": 1.0,
     "nats": 0.1,
     "slide_rows": 200,
     "every_rows": 1000,

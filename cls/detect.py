@@ -4,41 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from math import log2
 
 from cls.config import DetectConfig
 from cls.domain import Champion, Verdict, Window
 from cls.season import SEASON
 from detectors.detector import Drift, KLDetector
 from detectors.onset import onset
+from detectors.overlap import looks_of
 from detectors.profile import Profile
 from detectors.scores import ScoreDetector
 
+MONTH = timedelta(days=30)
+GRID = 4  # budgets of time per doubling
 HISTORY = 50  # windows that the search for the onset looks back over
 
 
-def kl_detector(settings: DetectConfig) -> KLDetector:
-    """Return the configured detector, with its share of the budget."""
+def kl_detector(settings: DetectConfig, span: timedelta | None = None) -> KLDetector:
+    """Return the configured detector, with its share of the budget.
+
+    Parameters
+    ----------
+    span
+        Stream time that the window to be judged covers, if the budget is one of time: each window may spend its part of the month.
+    """
+    windows = float(settings.false_alarm_windows)
+    if settings.false_alarms_per_month is not None and span is not None:
+        windows = MONTH / max(span, timedelta(seconds=1)) / settings.false_alarms_per_month
+        windows = max(
+            2 ** (round(GRID * log2(windows)) / GRID), 2.0
+        )  # a level that is asked for again is known already
     return KLDetector(
         settings.bins,
         settings.categories,
-        settings.false_alarm_windows * settings.watches,
+        windows * settings.watches,
         settings.nats,
         settings.tolerance,
     )
 
 
-def input_detector(settings: DetectConfig) -> KLDetector:
-    """Return the detector of inputs: these may have seasons, and windows that overlap."""
-    detector = kl_detector(settings)
-    return replace(detector, season=None if settings.season == "none" else SEASON)
+def input_detector(
+    settings: DetectConfig, span: timedelta | None = None, reference: Profile | None = None
+) -> KLDetector:
+    """Return the detector of inputs: these may have seasons, pairs, and windows that overlap.
+
+    Parameters
+    ----------
+    span
+        See `kl_detector`.
+    reference
+        Against which windows that overlap are judged: they share the level of one that does not by how many independent looks they are worth.
+    """
+    detector = kl_detector(settings, span)
+    if reference is not None and settings.slide_rows is not None:
+        rate = 1 / detector.false_alarm_windows
+        looks = looks_of(reference, settings.window_rows, settings.slide_rows, rate)
+        detector = replace(detector, false_alarm_windows=detector.false_alarm_windows * looks)
+    return replace(detector, season=None if settings.season == "none" else SEASON, pairs=settings.pairs)
 
 
 def judge_window(
     window: Window,
     reference: Profile,
     baseline: Profile,
-    detector: KLDetector,
+    settings: DetectConfig,
     history: Sequence[tuple[int, float]],
 ) -> Verdict:
     """Compare a closed window with the champion's reference and, for the record, with the stream's first one.
@@ -48,6 +78,7 @@ def judge_window(
     history
         (first position, nats) of earlier windows against the same reference, in order; they date the onset.
     """
+    detector = input_detector(settings, window.time_to - window.time_from, reference)
     drift = detector.compare(reference, window.counts)
     cumulative = detector.compare(baseline, window.baseline_counts)
     series = [*history[-HISTORY:], (window.start, drift.nats)]

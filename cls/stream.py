@@ -18,15 +18,15 @@ from sqlalchemy import Connection, Engine
 
 from cls.act import Actor
 from cls.config import StreamConfig
-from cls.detect import HISTORY, input_detector, judge_window
+from cls.detect import HISTORY, judge_window
 from cls.diagnose import diagnosed, window_rows
 from cls.domain import Batch, Champion, DeadLetter, Json, Labels, Panes, RowWatch, Verdict, Window
 from cls.ingest import bury, take_events, take_labels
 from cls.join import Joiner
 from cls.loss_windows import LossWindows
 from cls.ports import ArtifactStore, Events, RawBatch, SampleLog, SegmentStore, Source
-from cls.season import with_season
 from cls.row_watch import follow, sequential_detector
+from cls.season import with_season
 from cls.times import from_us, to_us
 from cls.watch import Watcher
 from cls.window import fill
@@ -83,7 +83,6 @@ class StreamLoop:
         self.name = name
         self.settings = settings
         self.ports = ports
-        self.detector = input_detector(settings.detect)
         self.sequential = sequential_detector(settings.detect) if settings.detect.sequential else None
         self.actor = Actor(name, settings, ports.engine, ports.log, ports.artifacts)
         self.profile = lru_cache(maxsize=8)(self._load_profile)
@@ -267,7 +266,7 @@ class StreamLoop:
             panes = self._recount(panes, reference, baseline)
         closed, panes = fill(panes, events, reference, baseline, settings)
         for done in closed:
-            verdict = judge_window(done, reference, baseline, self.detector, history)
+            verdict = judge_window(done, reference, baseline, settings, history)
             history = [*history, (done.start, verdict.nats or 0.0)]
             verdicts.append(diagnosed(verdict, done, regime, partial(self._rows, done, events)))
         return Watched(verdicts, panes, row_watch)

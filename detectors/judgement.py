@@ -51,7 +51,7 @@ def judge(
     reference_K, worth
         From `Profile.expected`.
     tolerance
-        Nats by which the values may truly have moved.
+        Nats by which the values may truly have moved, and by which the share of those that are there may have.
     level
         P-value of a feature at which an alarm hangs in the balance; nulls are finer for features near it.
     """
@@ -72,7 +72,7 @@ def judge(
     if profile.seasons is not None:
         worth = float(2 ** (round(SEASON_GRID * np.log2(worth)) / SEASON_GRID))
     plain = (DRAWS,) * features
-    missing_null = nulls_of(profile, rows, worth, 0.0, plain, missing=True)
+    missing_null = nulls_of(profile, rows, worth, tolerance, plain, missing=True)
     missing_p_WF = missing_null.p_value(missing_WF)
     values_null = _stretched(
         nulls_of(profile, rows, worth, tolerance, plain), profile, rows, worth, tolerance, present_WF
@@ -89,7 +89,7 @@ def judge(
 
     parts_WK = np.concatenate(parts, axis=1)
     nats_WF = np.add.reduceat(parts_WK, profile.offsets[:-1], axis=1)
-    mean_WF = present_WF / rows * (values_null.mean - tolerance) + missing_null.mean
+    mean_WF = present_WF / rows * (values_null.mean - tolerance) + missing_null.mean - tolerance
     # Two questions asked of a feature count as two, unless the reference has no gaps: then one of them never errs.
     smaller_WF = np.minimum(values_p_WF, missing_p_WF)
     asked_F = np.array([1 + (evidence.counts[0] > 0) for evidence in profile.missing_evidence])

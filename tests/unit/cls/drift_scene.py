@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from cls.detect import judge_window
+from cls.config import DetectConfig
+from cls.detect import input_detector, judge_window
 from cls.diagnose import diagnosed
 from cls.domain import Job, JobInput, JobKind, Labelled, Verdict, Window
 from cls.layout import to_json
 from cls.ports import Events, Predictions
 from detectors.columns import Categorical, Columns, concat, take
-from detectors.detector import KLDetector
 from detectors.profile import Profile
 from detectors.reference import Reference
 from storage.artifacts import MemoryArtifacts
@@ -120,19 +120,19 @@ def make_scene(
     *,
     windows: int = 12,
     change: int = 8,
-    detector: KLDetector | None = None,
+    settings: DetectConfig | None = None,
 ) -> Scene:
     """Return a stream whose windows are drawn by `after` from one on; its first reference has 3,000 rows."""
     rng = np.random.default_rng(0)
-    detector = detector or KLDetector()
-    reference = Reference(detector.profile(before(3000, rng)))
+    settings = settings or DetectConfig(watch_outputs=False, tolerance=0)
+    reference = Reference(input_detector(settings).profile(before(3000, rng)))
     parts = [before(change * WINDOW, rng), after((windows - change) * WINDOW, rng)]
     columns = concat([part for part, rows in zip(parts, (change, windows - change), strict=True) if rows])
     artifacts = MemoryArtifacts()
     history: list[tuple[int, float]] = []
     found = []
     for k in range(windows):
-        verdict = judge(columns, k, reference, detector, history)
+        verdict = judge(columns, k, reference, settings, history)
         history.append((verdict.start, verdict.nats or 0.0))
         found.append(verdict)
     rows = [verdict_row(verdict) for verdict in found]
@@ -147,13 +147,13 @@ def make_scene(
 
 
 def judge(
-    columns: Columns, k: int, reference: Reference, detector: KLDetector, history: list[tuple[int, float]]
+    columns: Columns, k: int, reference: Reference, settings: DetectConfig, history: list[tuple[int, float]]
 ) -> Verdict:
     part = take(columns, slice(k * WINDOW, (k + 1) * WINDOW))
     counts = reference.inputs.count(part)
     begin = AT + timedelta(days=k)
     window = Window(k * WINDOW, (k + 1) * WINDOW, begin, begin + timedelta(hours=23), counts, counts)
-    verdict = judge_window(window, reference.inputs, reference.inputs, detector, history)
+    verdict = judge_window(window, reference.inputs, reference.inputs, settings, history)
     return diagnosed(verdict, window, reference, lambda: part)
 
 

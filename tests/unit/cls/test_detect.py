@@ -40,7 +40,7 @@ def window(rows: Columns, start: int, reference: Profile = REFERENCE) -> Window:
 
 
 def judge(rows: Columns, start: int = 0, history: tuple[tuple[int, float], ...] = ()) -> Verdict:
-    return judge_window(window(rows, start), REFERENCE, BASELINE, DETECTOR, history)
+    return judge_window(window(rows, start), REFERENCE, BASELINE, SETTINGS, history)
 
 
 def test_a_false_alarm_is_as_rare_as_asked_for() -> None:

@@ -16,7 +16,8 @@ from detectors.columns import Categorical, Column, Columns, rows_of, take
 from detectors.reference import Reference
 
 AT = datetime(2013, 1, 1, tzinfo=UTC)
-DETECTOR = kl_detector(DetectConfig(window_rows=500, false_alarm_windows=200, bins=8))
+SETTINGS = DetectConfig(window_rows=500, false_alarm_windows=200, bins=8)
+DETECTOR = kl_detector(SETTINGS)
 RNG = np.random.default_rng(11)
 
 
@@ -36,7 +37,7 @@ REFERENCE = Reference(DETECTOR.profile(columns(10_000)))
 def look(rows: Columns, reference: Reference = REFERENCE) -> Verdict:
     counts = reference.inputs.count(rows)
     window = Window(0, rows_of(rows), AT, AT, counts, counts)
-    verdict = judge_window(window, reference.inputs, reference.inputs, DETECTOR, [])
+    verdict = judge_window(window, reference.inputs, reference.inputs, SETTINGS, [])
     return diagnosed(verdict, window, reference, lambda: rows)
 
 
@@ -71,7 +72,7 @@ def test_a_quiet_window_is_not_read() -> None:
     rows = columns(500)
     counts = REFERENCE.inputs.count(rows)
     window = Window(0, 500, AT, AT, counts, counts)
-    verdict = judge_window(window, REFERENCE.inputs, REFERENCE.inputs, DETECTOR, [])
+    verdict = judge_window(window, REFERENCE.inputs, REFERENCE.inputs, SETTINGS, [])
 
     def read() -> Columns:
         raise AssertionError("nobody asked for the rows")
@@ -85,7 +86,7 @@ def test_a_fault_alarms_where_a_slow_column_hides_it_from_the_budget() -> None:
     rows: Columns = {"kelvin": np.round(RNG.normal(12, 1, 500), 2)}
     counts = reference.inputs.count(rows)
     window = Window(0, 500, AT, AT, counts, counts)
-    verdict = judge_window(window, reference.inputs, reference.inputs, DETECTOR, [])
+    verdict = judge_window(window, reference.inputs, reference.inputs, SETTINGS, [])
     assert not verdict.alarm
     found = diagnosed(verdict, window, reference, lambda: rows)
     assert found.alarm

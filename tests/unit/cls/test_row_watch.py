@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 import pytest
 from scipy import signal
@@ -69,6 +71,25 @@ def test_all_that_watches_a_stream_shares_one_budget() -> None:
     assert DetectConfig(sequential=True).watches == 4
     assert kl_detector(SETTINGS).false_alarm_windows == 4 * 50
     assert sequential_detector(SETTINGS).run_length == 4 * 50 * 100
+
+
+def test_a_budget_of_time_lets_each_window_spend_its_part_of_the_month() -> None:
+    settings = DetectConfig(false_alarms_per_month=2, watch_outputs=False)
+    hourly = kl_detector(settings, timedelta(hours=1)).false_alarm_windows
+    assert hourly == pytest.approx(30 * 24 / 2, rel=0.1)
+    assert kl_detector(settings, timedelta(hours=8)).false_alarm_windows == pytest.approx(hourly / 8)
+    assert kl_detector(settings, timedelta(days=400)).false_alarm_windows == 2
+
+
+def test_windows_that_overlap_share_the_level_of_one() -> None:
+    reference = KLDetector().profile({"x": np.random.default_rng(0).normal(size=5000)})
+    plain = DetectConfig(watch_outputs=False)
+    often = DetectConfig(watch_outputs=False, slide_rows=100)
+    ratio = (
+        input_detector(often, None, reference).false_alarm_windows
+        / input_detector(plain, None, reference).false_alarm_windows
+    )
+    assert 3 < ratio < 10  # ten looks, nearly the same each time
 
 
 @pytest.mark.parametrize(("season", "column"), [("none", None), ("weekday", SEASON)])

@@ -60,3 +60,13 @@ def test_a_feature_that_the_reference_never_saw_alarms_when_it_comes() -> None:
         profile, profile.count({"x": np.full(100, np.nan), "y": rng.normal(size=100)})
     ).alarm
     assert detector.compare(profile, profile.count({"x": np.zeros(100), "y": rng.normal(size=100)})).alarm
+
+
+def test_the_tolerance_is_one_for_gaps_as_for_values() -> None:
+    rng = np.random.default_rng(4)
+    strict, tolerant = KLDetector(), KLDetector(tolerance=0.005)
+    profile = strict.profile(holed(rng, 10_000, 0.01))
+    little, much = (profile.count(holed(rng, 100_000, share)) for share in (0.018, 0.06))
+    assert strict.compare(profile, little).alarm  # 0.0026 nats
+    assert not tolerant.compare(profile, little).alarm
+    assert tolerant.compare(profile, much).alarm
