@@ -24,7 +24,7 @@ def cross_faults(config: Config, fault: MakeFault) -> list[Fault]:
     """Return what is wrong between the fields of a configuration; `fault` knows the line of each key."""
     found = [fault(key, message) for key, message in _service(config)]
     for name, stream in config.streams.items():
-        for rule in (_columns, _roles, _classes, _source, _update, _sizes):
+        for rule in (_columns, _roles, _classes, _source, _update, _detection, _apart, _sizes):
             found += [fault(("streams", name, *key), message) for key, message in rule(stream)]
     return found
 
