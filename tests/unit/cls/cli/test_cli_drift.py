@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import Engine
 
 from cls.cli.drift_bars import columns, limit_row
+from cls.config import DetectConfig
 from cls.domain import Batch, JobKind, Verdict
 from cls.jobs import Bench, NoControl, run
 from detectors.columns import Categorical, Columns
-from detectors.detector import KLDetector
 from detectors.verdict import PairDrift
 from storage import drift, log, queue, streams, versions
 from storage.artifacts import DiskArtifacts
@@ -45,8 +45,8 @@ def later_flights(rows: int, rng: np.random.Generator) -> Columns:
 class Drifted:
     """A stream in the database and on disk whose last four windows alarmed."""
 
-    def __init__(self, state: Engine, cli: Cli, detector: KLDetector | None = None) -> None:
-        self.scene: Scene = make_scene(flights, later_flights, detector=detector)
+    def __init__(self, state: Engine, cli: Cli, settings: DetectConfig | None = None) -> None:
+        self.scene: Scene = make_scene(flights, later_flights, settings=settings)
         self.engine = state
         home = cli.config.parent / "home"
         store = DiskSegments(home / "segments")
@@ -163,7 +163,7 @@ def test_a_report_is_found_from_its_alarm(cli: Cli, drifted: Drifted, job_input:
 
 
 def test_a_fixed_threshold_is_told_with_the_alarms_that_it_implies(cli: Cli, state: Engine) -> None:
-    drifted = Drifted(state, cli, KLDetector(nats=0.05))
+    drifted = Drifted(state, cli, DetectConfig(nats=0.05))
     told = facts(cli("drift", "show", str(drifted.last)))
     assert "fixed threshold 0.05 nats of any: implies false alarms in" in told
     assert "excess nats of the feature that moved most, last 12 windows" in told
