@@ -9,8 +9,8 @@ begin, looked at every 1/P windows, is
 
 f being the density of chi-square and nu the overshoot of a random walk, what happens between two looks (Siegmund 1985, Sequential
 Analysis; Siegmund and Yakir 2007, The Statistics of Gene Mapping, chapter 5; x - k + 1 in place of x is the drift of the length in k
-dimensions, without which 15 degrees are wrong by half). Simulated rates are up to 16% higher at 1/50 per look, 10% at 1/200 and
-6% below.
+dimensions, without which 15 degrees are wrong by half). Simulated rates are higher by up to 16% at a level of 1/50 per look, and by
+about 8% from 1/200 on.
 
 After an alarm the next window must fill first, so that N windows pass between alarms if p + (N - 1) r = 1, p being the level per look.
 """
@@ -22,7 +22,7 @@ from scipy import special
 
 from detectors.profile import Profile
 
-ROUNDS = 8  # of a fixed point: each brings the level ten times closer
+ROUNDS = 8  # of a fixed point: each brings the level several times closer
 
 
 @lru_cache(maxsize=256)

@@ -252,8 +252,9 @@ def _critical_nats(detector: SlidingDetector, profile: Profile) -> NDArray[np.fl
 
 def _amiss(detector: SlidingDetector, profile: Profile) -> NDArray[np.bool_]:
     """Whether it is an alarm by itself that n values are there, shape (F, W + 1)."""
-    rows, parts = detector.window_rows, profile.split(profile.counts)
-    null = nulls_of(profile, rows, float(profile.rows), 0.0, (DRAWS,) * len(parts), missing=True)
+    rows, tolerance, parts = detector.window_rows, detector.detector.tolerance, profile.split(profile.counts)
+    draws = (DRAWS,) * len(parts)
+    null = nulls_of(profile, rows, float(profile.rows), tolerance, draws, missing=True)
     there_N = np.arange(rows + 1)
     window_N2 = np.stack((there_N, rows - there_N), axis=1)
     nats = [kl(window_N2, np.array([part[:-1].sum(), part[-1]])) for part in parts]
