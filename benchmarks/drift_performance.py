@@ -155,11 +155,13 @@ def same_as_before(case: Case) -> Floats:
 def ours(case: Case) -> Floats:
     """What the loop does: inputs for regression, a classifier's own uncertainty."""
     inputs = build_profile(take(case.features, case.reference))
-    losses = fit_losses(inputs, take(case.features, case.held), case.loss[case.held], seed=0)
+    share = len(case.held) / inputs.rows
+    losses = fit_losses(inputs, take(case.features, case.held), case.loss[case.held], seed=0, share=share)
     outputs = build_profile(take(case.outputs, case.held))
     confidence = None
     if case.task == "classification":
-        confidence = fit_losses(outputs, take(case.outputs, case.held), case.loss[case.held], seed=0)
+        held = take(case.outputs, case.held)
+        confidence = fit_losses(outputs, held, case.loss[case.held], seed=0, share=share)
     reference = Reference(inputs, outputs, None, losses, confidence)
     return _answers(reference, case)
 
@@ -167,7 +169,8 @@ def ours(case: Case) -> Floats:
 def ours_by_inputs(case: Case) -> Floats:
     """Classifiers, too, by their inputs alone."""
     inputs = build_profile(take(case.features, case.reference))
-    losses = fit_losses(inputs, take(case.features, case.held), case.loss[case.held], seed=0)
+    share = len(case.held) / inputs.rows
+    losses = fit_losses(inputs, take(case.features, case.held), case.loss[case.held], seed=0, share=share)
     return _answers(Reference(inputs, None, None, losses), case)
 
 

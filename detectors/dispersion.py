@@ -53,6 +53,32 @@ class Dispersion:
         """Reference rows that a trustworthy estimate of this memory takes; 0 if rows are independent."""
         return SOUND_BLOCKS * self.memory if self.memory > 1 else 0
 
+    def of_sample(self, share: float, degrees: int) -> "Dispersion":
+        """Return the effects on consecutive rows, given estimates on rows of which only a random sample holds something.
+
+        Two rows are both sampled with probability share^2, one is with probability share: what exceeds one of a design effect is smaller by
+        the factor share on the sample. `memory` and `rows` become those of the sample, the rows that there are.
+
+        Parameters
+        ----------
+        share
+            Of the rows that hold something, above 0 and at most 1.
+        degrees
+            Number of design effects, which bounds their unevenness.
+        """
+        rows = round(self.rows * share)
+        if self.memory == 1:
+            return replace(self, rows=rows)
+        mean = 1 + (self.mean - 1) / share
+        growth = self.mean / (share * mean)  # of spreads, relative to the mean
+        return Dispersion(
+            mean,
+            max(min(1 + (self.unevenness - 1) * growth**2, float(degrees)), self.unevenness),
+            max(round(self.memory * share), 2),
+            rows,
+            self.error * growth,
+        )
+
     def merge(self, other: "Dispersion") -> "Dispersion":
         """Combine the estimates of two references of one stream."""
         rows = self.rows + other.rows

@@ -183,7 +183,9 @@ class LossModel:
         )
 
 
-def fit_losses(profile: Profile, columns: Columns, loss_N: NDArray[np.float64], *, seed: int) -> LossModel:
+def fit_losses(
+    profile: Profile, columns: Columns, loss_N: NDArray[np.float64], *, seed: int, share: float = 1.0
+) -> LossModel:
     """Fit the expected loss by bin.
 
     Parameters
@@ -191,20 +193,24 @@ def fit_losses(profile: Profile, columns: Columns, loss_N: NDArray[np.float64], 
     profile
         The reference whose bins are used.
     columns
-        Labelled rows that the model has not learned, in stream order where they have one, taken to be an even sample of as many rows
-        as the reference has. A feature that is absent is missing in every row.
+        Labelled rows that the model has not learned, in stream order where they have one. A feature that is absent is missing in every
+        row.
     loss_N
         Their losses; rows without a finite one are left out.
     seed
         Same seed, same replicates.
+    share
+        Of the stream's rows that these are a random sample of, above 0: windows hold consecutive rows, which depend on each other more.
 
     Raises
     ------
     ValueError
-        If columns and losses differ in length, a loss is negative, or fewer than `MINIMUM_ROWS` are finite.
+        If columns and losses differ in length, a loss is negative, fewer than `MINIMUM_ROWS` are finite, or the share is no share.
     """
     if loss_N.shape != (rows_of(columns),):
         raise ValueError(f"expected {rows_of(columns)} losses, not an array of shape {loss_N.shape}")
+    if not 0 < share <= 1:
+        raise ValueError(f"share must lie above 0 and at most at 1, not be {share}")
     known = np.isfinite(loss_N)
     loss_N = loss_N[known]
     rows = loss_N.size
@@ -222,7 +228,6 @@ def fit_losses(profile: Profile, columns: Columns, loss_N: NDArray[np.float64], 
     blocks = max(rows // dependence.memory, 2)
     multiplier_NR = np.random.default_rng(seed).standard_normal((blocks, REPLICATES))
     multiplier_NR = multiplier_NR[np.arange(rows) * blocks // rows]
-    sampled = min(rows / max(profile.rows, 1), 1.0)
     rng = np.random.default_rng(seed + 1)
     level_R, draws_RK = design.replicate(fit, outside_N[:, None] * multiplier_NR, rng)
     unseen_K = design.visits_K == 0
@@ -238,7 +243,7 @@ def fit_losses(profile: Profile, columns: Columns, loss_N: NDArray[np.float64], 
         noise=spread.level,
         noise_K=spread.weights_K,
         noise_floor=NOISE_FLOOR * variance,
-        design_effect=1 + (dependence.mean - 1) / sampled,
+        design_effect=dependence.of_sample(share, 1).mean,
         degrees=max(min(REPLICATES, blocks - 1), 1),
     )
 

@@ -1,9 +1,14 @@
 """What of the landed labels a reference is made of."""
 
 import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 from cls.domain import Labelled
-from cls.rebase import _covered
+from cls.rebase import _covered, of_consecutive_rows, places, share
+from detectors.columns import Columns
+from detectors.detector import KLDetector
 
 
 def labelled(position: list[int]) -> Labelled:
@@ -27,3 +32,53 @@ def test_labels_of_a_window_are_ranked_by_landing_whatever_lies_between() -> Non
 def test_no_labels_cover_nothing() -> None:
     all_of, first = _covered(labelled([]), 10, 2)
     assert len(all_of) == len(first) == 0
+
+
+def test_a_sample_lies_where_its_positions_say_but_for_holes_of_more_than_a_window() -> None:
+    place = places(np.array([1003, 1005, 1010, 3000, 3010]), 100)
+    assert place.tolist() == [0, 2, 7, 8, 18]
+    assert share(place) == pytest.approx(5 / 19)
+    assert share(places(np.arange(7, 500), 100)) == 1
+    assert share(places(np.zeros(0, np.int64), 100)) == 1
+
+
+def chain(rng: np.random.Generator, rows: int, r: float) -> NDArray[np.float64]:
+    noise = rng.normal(size=rows + 300) * np.sqrt(1 - r**2)
+    return np.asarray(lfilter([1.0], [1.0, -r], noise))[300:]
+
+
+@pytest.mark.parametrize("r", [0.0, 0.5, 0.9])
+def test_a_reference_of_a_fifth_of_the_rows_keeps_the_budget_of_windows_of_all(r: float) -> None:
+    """Of one percent: 1.0, 1.0 and 0.4 over 60 references; with the dispersion of the sample alone 1.0, 3 and 13."""
+    rng = np.random.default_rng(1)
+    detector, rates, effects = KLDetector(false_alarm_windows=100), [], []
+    for _ in range(20):
+        x = chain(rng, 10_000, r)
+        own = np.flatnonzero(rng.random(10_000) < 0.2)
+        sample: Columns = {"x": x[own]}
+        profile = of_consecutive_rows(detector.profile(sample), sample, places(own, 1000))
+        rates.append(detector.scan(profile, {"x": chain(rng, 40_000, r)}, 1000).alarm_W.mean())
+        effects.append(profile.dispersion[0].mean)
+    assert np.mean(rates) <= 0.02
+    assert np.mean(effects) == pytest.approx({0.0: 1.0, 0.5: 1.15, 0.9: 2.95}[r], rel=0.1)
+
+
+def test_whether_a_value_is_there_depends_on_its_neighbours_as_in_all_rows() -> None:
+    rng = np.random.default_rng(2)
+    x = np.where(chain(rng, 20_000, 0.9) > 0, rng.normal(size=20_000), np.nan)
+    own = np.flatnonzero(rng.random(20_000) < 0.2)
+    detector, sample = KLDetector(), {"x": x[own]}
+    bare = detector.profile(sample)
+    found = of_consecutive_rows(bare, sample, places(own, 1000)).missing_dispersion[0]
+    of_all = detector.profile({"x": x}).missing_dispersion[0]
+    assert found.mean == pytest.approx(of_all.mean, rel=0.25)
+    assert bare.missing_dispersion[0].mean < 0.5 * of_all.mean
+    assert 0.5 < found.blocks / of_all.blocks < 2
+    assert found.rows_needed < 20_000 * 0.2
+
+
+def test_a_sample_of_all_rows_is_the_profile_itself() -> None:
+    rng = np.random.default_rng(3)
+    rows = {"x": chain(rng, 4000, 0.9), "y": chain(rng, 4000, 0.5)}
+    profile = KLDetector().profile(rows)
+    assert of_consecutive_rows(profile, rows, places(np.arange(4000), 1000)).to_json() == profile.to_json()

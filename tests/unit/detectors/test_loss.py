@@ -180,11 +180,33 @@ def test_dependent_rows_widen_the_interval() -> None:
         profile = build_profile({"x": x})
         for ordered, wide in hits.items():
             index = held if ordered else rng.permutation(held)
-            model = fit_losses(profile, {"x": x[index]}, loss[index], seed=0)
+            model = fit_losses(profile, {"x": x[index]}, loss[index], seed=0, share=0.25)
             estimate = model.estimate(profile, profile.count({"x": rng.normal(size=1000)}))
             wide += [estimate.low <= mean <= estimate.high for mean in windows]
     assert np.mean(hits[True]) > 0.87
     assert np.mean(hits[False]) < 0.6
+
+
+def test_the_share_of_the_rows_counts_and_not_the_size_of_the_profile() -> None:
+    """A classifier's confidence: bins, too, are of the rows held out alone."""
+    rng = np.random.default_rng(18)
+
+    def world(n: int) -> tuple[Floats, Floats]:
+        said = rng.random(n) * 0.5
+        wrong = rng.random(n) < np.clip(said * np.exp(0.8 * autocorrelated(rng, n, 0.95) - 0.32), 0, 1)
+        return said, wrong.astype(np.float64)
+
+    hits = []
+    for _ in range(25):
+        said, wrong = world(10_000)
+        held = np.flatnonzero(rng.random(10_000) < 0.2)
+        profile = build_profile({"said": said[held]})
+        model = fit_losses(profile, {"said": said[held]}, wrong[held], seed=0, share=0.2)
+        later, truth = world(10_000)
+        for rows_ in np.arange(10_000).reshape(10, -1):
+            estimate = model.estimate(profile, profile.count({"said": later[rows_]}))
+            hits.append(estimate.low <= truth[rows_].mean() <= estimate.high)
+    assert np.mean(hits) > 0.88  # 0.92 over many; 0.78 as if all rows had been there
 
 
 def test_a_bin_without_labelled_rows_leaves_the_loss_open() -> None:
@@ -291,3 +313,10 @@ def test_what_cannot_be_fitted_is_refused(n: int, loss: Any, said: str) -> None:
     table = rows(np.random.default_rng(17), n)
     with pytest.raises(ValueError, match=said):
         fit_losses(build_profile(table), table, loss, seed=0)
+
+
+def test_a_share_that_is_none_is_refused() -> None:
+    table = rows(np.random.default_rng(17), 100)
+    for share in (0.0, 1.1):
+        with pytest.raises(ValueError, match="share"):
+            fit_losses(build_profile(table), table, np.ones(100), seed=0, share=share)
