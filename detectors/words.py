@@ -19,7 +19,9 @@ def moved_sentence(case: Case) -> str:
     if abs(now - before) >= MISSED:
         return f"{case.name!r} is missing in {percent(now)} of the rows (before: {percent(before)})"
     if isinstance(case.bins, NumericBins) and len(case.bins.edges) > 4 and case.finite.size:
-        return _numeric_sentence(case, case.finite, Reference.of(case.bins, case.reference))
+        sentence = _numeric_sentence(case, case.finite, Reference.of(case.bins, case.reference))
+        if sentence:
+            return sentence
     shares = case.reference / max(case.reference.sum(), 1), case.counts / max(case.counts.sum(), 1)
     k = int(kl_by_bin(case.counts, case.reference).argmax())
     label = case.bins.labels()[k]
@@ -30,13 +32,18 @@ def moved_sentence(case: Case) -> str:
 
 
 def _numeric_sentence(case: Case, values: NDArray[np.float64], reference: Reference) -> str:
+    """Say how median and spread moved; nothing if both read the same as before."""
     before, now = reference.quantile(0.5), float(np.median(values))
     if reference.step:  # interpolation may have come between two values
         before = math.floor(before / reference.step + 1e-6) * reference.step
     low, high = reference.quantile(0.25), reference.quantile(0.75)
+    stays = f"{before:.4g}" == f"{now:.4g}"
     text = f"{case.name!r}: the median went from {number(before)} to {number(now)}"
     if high <= low:
-        return text
-    text += f" ({(now - before) / (high - low):+.2f} interquartile ranges)"
+        return "" if stays else text
     ratio = float(np.subtract(*np.quantile(values, [0.75, 0.25]))) / (high - low)
-    return f"{text}, the spread to {number(ratio)} times" if not 1 / SPREAD < ratio < SPREAD else text
+    spread = "" if 1 / SPREAD < ratio < SPREAD else f"the spread to {number(ratio)} times"
+    if stays:
+        return f"{case.name!r}: {spread.replace('to', 'went to', 1)} of what it was" if spread else ""
+    text += f" ({(now - before) / (high - low):+.2f} interquartile ranges)"
+    return f"{text}, {spread}" if spread else text
