@@ -44,6 +44,6 @@ def _numeric_sentence(case: Case, values: NDArray[np.float64], reference: Refere
     ratio = float(np.subtract(*np.quantile(values, [0.75, 0.25]))) / (high - low)
     spread = "" if 1 / SPREAD < ratio < SPREAD else f"the spread to {number(ratio)} times"
     if stays:
-        return f"{case.name!r}: {spread.replace('to', 'went to', 1)} of what it was" if spread else ""
+        return f"{case.name!r}: {spread.replace('to', 'went to', 1)} what it was" if spread else ""
     text += f" ({(now - before) / (high - low):+.2f} interquartile ranges)"
     return f"{text}, {spread}" if spread else text

@@ -23,7 +23,7 @@ def told(reference: np.ndarray, window: np.ndarray) -> str:
     ("reference", "window", "words"),
     [
         (RNG.normal(5, 1, 5000), RNG.normal(6, 1, 800), "the median went from 4.9"),
-        (RNG.normal(1e8, 1, 5000), RNG.normal(1e8, 2, 800), "the spread went to 2"),
+        (RNG.normal(1e8, 1, 5000), RNG.normal(1e8, 2, 800), "the spread went to 1.9"),
         (RNG.poisson(2, 5000).astype(float), RNG.poisson(2.3, 2000).astype(float), "the share of"),
     ],
 )
