@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cls.config import Config, StreamConfig
 
 MakeFault = Callable[[Key, str], Fault]
+LONGEST_RUN = 10**12  # rows between false alarms that `detectors.sequential` can keep
 MOST_PANES = 100  # of a window: each is kept until it leaves the window
 Found = Iterator[tuple[Key, str]]
 _FEATURES = ("numeric", "categorical", *KINDS)  # fields that name features
@@ -131,6 +132,13 @@ def _detection(stream: StreamConfig) -> Found:
     elif detect.panes > MOST_PANES:
         least = -(-detect.window_rows // MOST_PANES)
         yield ("detect", "slide_rows"), f"must be {least} or more: a window has at most {MOST_PANES} panes"
+    run_length = detect.false_alarm_windows * detect.watches * detect.window_rows
+    if detect.sequential and run_length > LONGEST_RUN:
+        most = LONGEST_RUN // (detect.watches * detect.window_rows)
+        yield (
+            ("detect", "false_alarm_windows"),
+            f"must be {most} or less with sequential: row by row, false alarms can be at most {LONGEST_RUN:.0e} rows apart",
+        )
     if detect.label_deadline <= timedelta():
         yield ("detect", "label_deadline"), "must be above zero"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,7 +19,7 @@ from cls.file_columns import Wanted, read_columns
 from cls.infer import infer_schema
 from detectors.columns import Columns, rows_of, take
 from detectors.evaluation import Evaluation, KnownChange, Monitor, blocks_of, judge, spans_of
-from detectors.monitors import MonitorMaker
+from detectors.monitors import WINDOW_ROWS, MonitorMaker
 from detectors.sequential import SequentialDetector
 
 GROUP = "cls.monitors"
@@ -28,11 +28,7 @@ REFERENCE_SHARE = 5  # without a word, a fifth of the rows
 SHOWN_ALARMS = 1000  # rows of alarms that a result lists, the first ones
 
 
-def _sequential(settings: DetectConfig) -> SequentialDetector:
-    return SequentialDetector(run_length=settings.false_alarm_windows * settings.window_rows)
-
-
-OURS: Mapping[str, Callable[[DetectConfig], Any]] = {"kl": kl_detector, "sequential": _sequential}
+WINDOWED = ("kl", "kl-sliding")  # ours that judge windows
 
 
 @dataclass(frozen=True)
@@ -158,7 +154,8 @@ def parse_changes(text: str | None) -> tuple[KnownChange, ...] | None:
 def makers(names: Sequence[str], stream: StreamConfig | None) -> dict[str, MonitorMaker]:
     """Return detectors by name; without names, the usual ones.
 
-    Ours are set as the stream says: `sequential` to the budget that the windows have.
+    Ours are set as the stream says, or as one would by default: all to the whole budget, which detectors that watch together share,
+    and to the same tolerance, so that they can be compared.
 
     Raises
     ------
@@ -170,11 +167,22 @@ def makers(names: Sequence[str], stream: StreamConfig | None) -> dict[str, Monit
     for name in names or [name for name in USUAL if name in points]:
         if name not in points:
             raise NotFound(f"no detector is called {name!r}{nearest(name, list(points))}")
-        maker = points[name].load()
-        found[name] = (
-            partial(maker, detector=kl_detector(stream.detect)) if stream and name == "kl" else maker
-        )
+        found[name] = _set_up(name, points[name].load(), DetectConfig() if stream is None else stream.detect)
     return found
+
+
+def _set_up(name: str, maker: Callable[..., Monitor], settings: DetectConfig) -> MonitorMaker:
+    if name in WINDOWED:
+        windows = float(settings.false_alarm_windows)
+        return partial(maker, detector=replace(kl_detector(settings), false_alarm_windows=windows))
+    if name != "sequential":
+        return maker
+
+    def sequential(reference: Columns, /, *, window_rows: int = WINDOW_ROWS) -> Monitor:
+        run_length = float(settings.false_alarm_windows * window_rows)
+        return maker(reference, detector=SequentialDetector(run_length, settings.tolerance))
+
+    return sequential
 
 
 def run(

@@ -151,6 +151,11 @@ task = "regression"
         ("[streams.flights.detect]\nreference_rows = 100", "detect.reference_rows", "reference of 160 rows"),
         ("[streams.flights.detect]\nslide_rows = 300", "detect.slide_rows", "must divide window_rows = 1000"),
         ("[streams.flights.detect]\nslide_rows = 5", "detect.slide_rows", "must be 10 or more"),
+        (
+            "[streams.flights.detect]\nsequential = true\nfalse_alarm_windows = 250_000_001",
+            "detect.false_alarm_windows",
+            "must be 250000000 or less",  # four watches of 1000 rows a window
+        ),
         ("[streams.flights.detect]\nseason = 'hour'\npairs = true", "detect.pairs", "not with season"),
         (
             "[streams.flights.detect]\nseason = 'hour'\nsequential = true",

@@ -9,13 +9,15 @@ import pytest
 from scipy import signal
 
 from cls.config import DetectConfig
+from cls.config_rules import LONGEST_RUN
 from cls.detect import input_detector, kl_detector
 from cls.domain import RowWatch, Verdict
 from cls.ports import Events
 from cls.row_watch import follow, sequential_detector
-from cls.season import SEASON
+from cls.season import COLUMNS
 from detectors.detector import KLDetector
 from detectors.profile import Profile
+from detectors.sequential import SequentialDetector
 
 SETTINGS = DetectConfig(window_rows=100, false_alarm_windows=50, sequential=True)
 FIRST = 7000  # event position at which watching begins
@@ -73,6 +75,12 @@ def test_all_that_watches_a_stream_shares_one_budget() -> None:
     assert sequential_detector(SETTINGS).run_length == 4 * 50 * 100
 
 
+def test_the_longest_run_that_a_configuration_may_ask_for_can_be_kept() -> None:
+    assert SequentialDetector(float(LONGEST_RUN)).run_length == LONGEST_RUN
+    with pytest.raises(ValueError, match="run_length"):
+        SequentialDetector(LONGEST_RUN * 1.01)
+
+
 def test_a_budget_of_time_lets_each_window_spend_its_part_of_the_month() -> None:
     settings = DetectConfig(false_alarms_per_month=2, watch_outputs=False)
     hourly = kl_detector(settings, timedelta(hours=1)).false_alarm_windows
@@ -92,7 +100,7 @@ def test_windows_that_overlap_share_the_level_of_one() -> None:
     assert 3 < ratio < 10  # ten looks, nearly the same each time
 
 
-@pytest.mark.parametrize(("season", "column"), [("none", None), ("weekday", SEASON)])
+@pytest.mark.parametrize(("season", "column"), [("none", None), ("weekday", COLUMNS["weekday"])])
 def test_only_inputs_have_seasons(season: str, column: str | None) -> None:
     settings = DetectConfig.model_validate({"season": season})
     assert input_detector(settings).season == column

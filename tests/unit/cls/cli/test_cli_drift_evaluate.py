@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from cls import drift_evaluation
 from cls.cli.main import app
+from cls.config import StreamConfig
 from detectors.columns import Columns
+from detectors.sequential import SequentialDetector
 
 ROWS, CHANGE = 6000, 4000
 
@@ -78,6 +80,34 @@ def test_a_stream_of_the_configuration_says_features_and_thresholds(file: str, t
     document = json.loads(done.stdout)
     assert (document["features"], document["reference_rows"], document["window_rows"]) == (["x"], 1000, 500)
     assert document["detectors"][0]["alarms"] == 0, "a threshold of 50 nats is never reached"
+
+
+@pytest.mark.parametrize(
+    ("detect", "windows", "tolerance"),
+    [(None, 1000, 0.005), ({"false_alarm_windows": 300, "tolerance": 0.02, "sequential": True}, 300, 0.02)],
+)
+def test_ours_have_the_same_budget_and_tolerance(
+    monkeypatch: pytest.MonkeyPatch, detect: dict[str, Any] | None, windows: int, tolerance: float
+) -> None:
+    class Point:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def load(self) -> Any:
+            return lambda *_, detector=None, **__: detector
+
+    names = ["kl", "kl-sliding", "sequential", "adwin"]
+    monkeypatch.setattr(drift_evaluation, "entry_points", lambda **_: [Point(name) for name in names])
+    schema = {"numeric": ("x",), "key": "id", "event_time": "at", "target": "y"}
+    document = {"task": "regression", "schema": schema, "detect": detect}
+    stream = None if detect is None else StreamConfig.model_validate(document)
+    made: dict[str, Any] = {
+        name: maker({}, window_rows=200) for name, maker in drift_evaluation.makers(names, stream).items()
+    }
+    assert made["kl"] == made["kl-sliding"]
+    assert (made["kl"].false_alarm_windows, made["kl"].tolerance) == (windows, tolerance)
+    assert made["sequential"] == SequentialDetector(windows * 200, tolerance)
+    assert made["adwin"] is None
 
 
 def test_people_get_a_table_that_says_what_is_not_known(file: str) -> None:
