@@ -43,14 +43,16 @@ class Joiner:
         self.windows = windows
 
     def join(self) -> bool:
-        """Join the next segment of labels with the predictions made for its events, once all of them are scored."""
+        """Join the next segment of labels with the predictions made for its events, once all are scored and counted into windows."""
         with reading(self.engine) as connection:
             token = stream_store.position(connection, self.name, "join")
             start = int(token or 0)
-            scored = int(stream_store.position(connection, self.name, "score") or 0)
+            watched = int(
+                stream_store.position(connection, self.name, "watch") or 0
+            )  # never ahead of scoring
             segment = log_store.segment_at(connection, self.name, "labels", start)
             champion = version_store.champion(connection, self.name)
-            if segment is None or champion is None or (segment.max_position or 0) >= scored:
+            if segment is None or champion is None or (segment.max_position or 0) >= watched:
                 return False
             rollouts = version_store.rollouts_in(
                 connection, self.name, RolloutState.SHADOW, RolloutState.WATCHING

@@ -26,7 +26,7 @@ from detectors.reference import Reference
 from storage import drift as drift_store
 from storage import performance as performance_store
 from storage import streams as stream_store
-from storage.performance import COVERED, OPEN, UNCOVERED, LossWindow
+from storage.performance import COVERED, OPEN, UNCOVERED, LossWindow, OutputWindow
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,41 +55,60 @@ class LossWindows:
         self,
         connection: Connection,
         champion: Champion,
-        pane: int,
-        times: tuple[datetime, datetime],
+        filled: OutputWindow,
         estimate: LossEstimate | None,
     ) -> None:
         """Note that all events of a window are predicted, and what mean loss is expected."""
-        found = performance_store.loss_windows_of(connection, self.name, champion.promotion, [pane])
-        window = found.get(pane) or self._fresh(champion, pane, times)
-        window = replace(window.spanning(*times), complete=True, estimate=estimate)
+        found = performance_store.loss_windows_of(connection, self.name, champion.promotion, [filled.start])
+        times = filled.time_from, filled.time_to
+        window = found.get(filled.start) or self._fresh(champion, filled.start, filled.stop, times)
+        window = replace(window.spanning(*times), stop=filled.stop, complete=True, estimate=estimate)
         performance_store.put_loss_window(connection, self.name, window)
 
     def land(self, connection: Connection, champion: Champion, landed: Landed) -> None:
-        """Add labels to their windows; one that is closed is left as it was."""
+        """Add labels to their windows; one that is closed is left as it was.
+
+        The predictions of their events are counted into windows by now: labels are joined behind that.
+        """
         mine = np.flatnonzero(landed.position >= champion.since)
-        panes, which = np.unique(
-            (landed.position[mine] - champion.since) // self.settings.detect.window_rows, return_inverse=True
-        )
-        if not len(panes):
+        if not len(mine):
             return
-        found = performance_store.loss_windows_of(connection, self.name, champion.promotion, panes.tolist())
+        position = landed.position[mine]
+        low, high = int(position.min()), int(position.max())
+        starts = performance_store.loss_window_starts(connection, self.name, champion.promotion, low, high)
+        filling = performance_store.read_output_window(connection, self.name)
+        if filling is not None and filling.promotion == champion.promotion and filling.start <= high:
+            starts = sorted({*starts, filling.start})
+        starts_W = np.array(starts, np.int64)
+        windows, which = np.unique(np.searchsorted(starts_W, position, side="right") - 1, return_inverse=True)
+        starts = starts_W[windows].tolist()
+        found = performance_store.loss_windows_of(connection, self.name, champion.promotion, starts)
         reference = self.references(champion.reference)
-        for i, pane in enumerate(panes.tolist()):
+        for i, start in enumerate(starts):
             rows = mine[which == i]
             times = from_us(landed.time_us[rows].min()), from_us(landed.time_us[rows].max())
-            window = found.get(pane) or self._fresh(champion, pane, times)
+            window = found.get(start)
+            if window is None:  # it is being filled: all others are there
+                stop = start + 1 if filling is None else filling.stop
+                window = self._fresh(champion, start, stop, times)
             if window.state == OPEN:
                 grown = self._grown(window.spanning(*times), landed, rows, reference)
                 performance_store.put_loss_window(connection, self.name, grown)
 
     def settle(self, connection: Connection, champion: Champion) -> None:
-        """Close windows in order, as far as they can be: compare what was expected with what came, and judge labels."""
+        """Close windows in order, as far as they can be: compare what was expected with what came, and judge labels.
+
+        Those of an earlier promotion are given up.
+        """
+        performance_store.supersede_loss_windows(connection, self.name, champion.promotion)
         now = stream_store.watermark(connection, self.name)
         if now is None:
             return
         deadline = now - self.settings.detect.label_deadline
-        for window in performance_store.open_loss_windows(connection, self.name, champion.promotion):
+        while True:
+            window = performance_store.first_open_loss_window(connection, self.name, champion.promotion)
+            if window is None:
+                return
             covered = window.labels >= self.settings.detect.label_rows
             if not window.complete or (not covered and window.time_to >= deadline):
                 return
@@ -102,12 +121,12 @@ class LossWindows:
             if covered:
                 self._judge_labels(connection, champion, window)
 
-    def _fresh(self, champion: Champion, pane: int, times: tuple[datetime, datetime]) -> LossWindow:
-        size = self.settings.detect.window_rows
+    def _fresh(
+        self, champion: Champion, start: int, stop: int, times: tuple[datetime, datetime]
+    ) -> LossWindow:
         labels = self.references(champion.reference).labels
-        start = champion.since + pane * size
         counts = np.zeros(0 if labels is None else labels.size, np.int64)
-        return LossWindow(champion.promotion, pane, start, start + size, *times, counts)
+        return LossWindow(champion.promotion, start, stop, *times, counts)
 
     def _grown(
         self, window: LossWindow, landed: Landed, rows: NDArray[np.intp], reference: Reference

@@ -1,7 +1,7 @@
 """Watch: the champion's predictions fill windows, which are judged for drift and tell what loss to expect before labels land.
 
-Windows are ranges of event positions counted from the promotion. Only rows that the champion predicted count; a window
-with too few of them is not judged.
+Windows follow each other from the promotion on. One closes once it spans `window_rows` events: where that was made smaller meanwhile, the
+one that is being filled closes as it is. Only rows that the champion predicted count; a window with too few of them is not judged.
 """
 
 from __future__ import annotations
@@ -86,12 +86,16 @@ class Watcher:
         reference: Reference,
     ) -> tuple[list[OutputWindow], OutputWindow | None]:
         size = self.settings.detect.window_rows
-        offset = events.position - champion.since
         own = np.isfinite(predictions.prediction) & (predictions.version == champion.version)
         closed: list[OutputWindow] = []
-        stop = int(offset[-1]) + 1
-        for pane in range(int(offset[0]) // size, (stop - 1) // size + 1):
-            low, high = np.searchsorted(offset, (pane * size, (pane + 1) * size)).tolist()
+        low = 0
+        while low < len(events):
+            if window is not None and window.stop - window.start >= size:
+                closed.append(window)
+                window = None
+            start = int(events.position[low]) if window is None else window.start
+            high = int(np.searchsorted(events.position, start + size))
+            stop = int(events.position[high - 1]) + 1
             rows = low + np.flatnonzero(own[low:high])
             part, predicted = events.take(rows), predictions.take(rows)
             inputs = reference.inputs.count(part.columns)
@@ -101,27 +105,27 @@ class Watcher:
                 outputs = reference.outputs.count(columns)
             times = from_us(events.time_us[low:high].min()), from_us(events.time_us[low:high].max())
             if window is None:
-                window = OutputWindow(champion.promotion, pane, len(rows), *times, inputs, outputs)
+                window = OutputWindow(champion.promotion, start, stop, len(rows), *times, inputs, outputs)
             else:
                 window = replace(
                     window,
+                    stop=stop,
                     rows=window.rows + len(rows),
                     time_from=min(window.time_from, times[0]),
                     time_to=max(window.time_to, times[1]),
                     inputs=window.inputs + inputs,
                     outputs=window.outputs + outputs,
                 )
-            if stop >= (pane + 1) * size:
-                closed.append(window)
-                window = None
+            low = high
+        if window is not None and window.stop - window.start >= size:
+            closed.append(window)
+            window = None
         return closed, window
 
     def _close(
         self, connection: Connection, champion: Champion, reference: Reference, window: OutputWindow
     ) -> None:
         settings = self.settings.detect
-        start = champion.since + window.pane * settings.window_rows
-        times = window.time_from, window.time_to
         estimate = None
         if window.rows >= settings.label_rows:
             counts = None if reference.outputs is None else window.outputs
@@ -130,9 +134,9 @@ class Watcher:
                 history = drift_store.recent_nats(
                     connection, self.name, champion.promotion, HISTORY, "prediction"
                 )
-                span = start, start + settings.window_rows, *times
+                span = window.start, window.stop, window.time_from, window.time_to
                 verdict = judge_counts(
                     "prediction", span, window.outputs, reference.outputs, self.detector, history, estimate
                 )
                 self.actor.record(connection, champion, verdict)
-        self.windows.expect(connection, champion, window.pane, times, estimate)
+        self.windows.expect(connection, champion, window, estimate)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Insert, Row, Table, bindparam, delete, select
+from sqlalchemy import Connection, Insert, Row, Table, bindparam, delete, func, select, update
 
 from detectors.loss import LossEstimate
 from storage.db import upsert
@@ -16,6 +16,7 @@ from storage.statements import per_dialect
 from storage.tables import loss_window_is_open, loss_windows, output_windows
 
 OPEN, COVERED, UNCOVERED = "open", "covered", "uncovered"
+SUPERSEDED = "superseded"  # another promotion came before its labels
 
 _OUTPUT_WINDOW = select(output_windows).where(output_windows.c.stream == bindparam("stream"))
 _DROP_OUTPUT_WINDOW = delete(output_windows).where(output_windows.c.stream == bindparam("stream"))
@@ -23,10 +24,33 @@ _OF_PROMOTION = (
     loss_windows.c.stream == bindparam("stream"),
     loss_windows.c.promotion == bindparam("promotion"),
 )
-_SOME = select(loss_windows).where(
-    *_OF_PROMOTION, loss_windows.c.pane.in_(bindparam("panes", expanding=True))
+_FLOOR = select(func.max(loss_windows.c.start)).where(
+    *_OF_PROMOTION, loss_windows.c.start <= bindparam("position")
 )
-_OPEN = select(loss_windows).where(*_OF_PROMOTION, loss_window_is_open).order_by(loss_windows.c.pane)
+_STARTS = (
+    select(loss_windows.c.start)
+    .where(
+        *_OF_PROMOTION,
+        loss_windows.c.start >= bindparam("low"),
+        loss_windows.c.start <= bindparam("high"),
+    )
+    .order_by(loss_windows.c.start)
+)
+_SOME = select(loss_windows).where(
+    *_OF_PROMOTION, loss_windows.c.start.in_(bindparam("starts", expanding=True))
+)
+_FIRST_OPEN = (
+    select(loss_windows).where(*_OF_PROMOTION, loss_window_is_open).order_by(loss_windows.c.start).limit(1)
+)
+_SUPERSEDE = (
+    update(loss_windows)
+    .where(
+        loss_windows.c.stream == bindparam("of_stream"),
+        loss_windows.c.promotion < bindparam("of_promotion"),
+        loss_window_is_open,
+    )
+    .values(state=SUPERSEDED)
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +58,9 @@ class OutputWindow:
     """A window of predictions that is being filled: only counts are kept of it."""
 
     promotion: int
-    pane: int  # counted from the promotion's first position
-    rows: int  # predicted by its version
+    start: int  # first event position
+    stop: int  # one past the last that was counted: it closes once as many are as windows have
+    rows: int  # of these, predicted by its version
     time_from: datetime
     time_to: datetime
     inputs: Any  # int64, on the bins of the reference's inputs
@@ -47,9 +72,8 @@ class LossWindow:
     """A window of events with the loss that was expected of it and the one that labels told."""
 
     promotion: int
-    pane: int  # counted from the promotion's first position
     start: int  # first event position
-    stop: int
+    stop: int  # one past the last; as far as it is filled, until it is complete
     time_from: datetime  # of the events seen in it
     time_to: datetime
     label_counts: Any  # int64, of the first labels to land; empty where labels are not watched
@@ -77,7 +101,7 @@ def _upsert(table: Table, key: Sequence[str]) -> Any:
 
 
 _keep_output_window = _upsert(output_windows, ["stream"])
-_put_loss_window = _upsert(loss_windows, ["stream", "promotion", "pane"])
+_put_loss_window = _upsert(loss_windows, ["stream", "promotion", "start"])
 
 
 def read_output_window(connection: Connection, stream: str) -> OutputWindow | None:
@@ -87,7 +111,8 @@ def read_output_window(connection: Connection, stream: str) -> OutputWindow | No
         return None
     return OutputWindow(
         row.promotion,
-        row.pane,
+        row.start,
+        row.stop,
         row.rows,
         row.time_from,
         row.time_to,
@@ -105,18 +130,31 @@ def keep_output_window(connection: Connection, stream: str, window: OutputWindow
     connection.execute(_keep_output_window(connection), {"stream": stream} | values)
 
 
+def loss_window_starts(connection: Connection, stream: str, promotion: int, low: int, high: int) -> list[int]:
+    """Return where the windows begin that hold the positions from `low` to `high`, both included, in order."""
+    which = {"stream": stream, "promotion": promotion}
+    floor = connection.execute(_FLOOR, which | {"position": low}).scalar_one()
+    found = connection.execute(_STARTS, which | {"low": low if floor is None else floor, "high": high})
+    return [int(row.start) for row in found]
+
+
 def loss_windows_of(
-    connection: Connection, stream: str, promotion: int, panes: Sequence[int]
+    connection: Connection, stream: str, promotion: int, starts: Sequence[int]
 ) -> dict[int, LossWindow]:
-    """Return those of some windows that are there, by pane."""
-    found = connection.execute(_SOME, {"stream": stream, "promotion": promotion, "panes": list(panes)})
-    return {row.pane: _loss_window(row) for row in found}
+    """Return those of some windows that are there, by where they start."""
+    found = connection.execute(_SOME, {"stream": stream, "promotion": promotion, "starts": list(starts)})
+    return {row.start: _loss_window(row) for row in found}
 
 
-def open_loss_windows(connection: Connection, stream: str, promotion: int) -> list[LossWindow]:
-    """Return the windows that wait for their labels, in order."""
-    found = connection.execute(_OPEN, {"stream": stream, "promotion": promotion})
-    return [_loss_window(row) for row in found]
+def first_open_loss_window(connection: Connection, stream: str, promotion: int) -> LossWindow | None:
+    """Return the first window that waits for its labels; there may be very many."""
+    row = connection.execute(_FIRST_OPEN, {"stream": stream, "promotion": promotion}).first()
+    return None if row is None else _loss_window(row)
+
+
+def supersede_loss_windows(connection: Connection, stream: str, promotion: int) -> None:
+    """Give up the windows of earlier promotions that still wait for labels: nobody looks at them any more."""
+    connection.execute(_SUPERSEDE, {"of_stream": stream, "of_promotion": promotion})
 
 
 def put_loss_window(connection: Connection, stream: str, window: LossWindow) -> None:
@@ -133,7 +171,7 @@ def list_loss_windows(connection: Connection, stream: str, limit: int) -> list[L
     query = (
         select(loss_windows)
         .where(loss_windows.c.stream == stream)
-        .order_by(loss_windows.c.promotion.desc(), loss_windows.c.pane.desc())
+        .order_by(loss_windows.c.promotion.desc(), loss_windows.c.start.desc())
         .limit(limit)
     )
     return [_loss_window(row) for row in connection.execute(query)]

@@ -242,7 +242,8 @@ output_windows = Table(
     metadata,
     _stream(primary_key=True),
     Column("promotion", BigInteger, nullable=False),  # whose reference the counts belong to
-    Column("pane", BigInteger, nullable=False),  # counted from the promotion's first position
+    Column("start", BigInteger, nullable=False),
+    Column("stop", BigInteger, nullable=False),
     Column("rows", Integer, nullable=False),  # predicted by its version
     Column("time_from", Instant, nullable=False),
     Column("time_to", Instant, nullable=False),
@@ -255,8 +256,7 @@ loss_windows = Table(
     metadata,
     _stream(primary_key=True),
     Column("promotion", BigInteger, primary_key=True),
-    Column("pane", BigInteger, primary_key=True),  # counted from the promotion's first position
-    Column("start", BigInteger, nullable=False),
+    Column("start", BigInteger, primary_key=True),
     Column("stop", BigInteger, nullable=False),
     Column("time_from", Instant, nullable=False),  # of the events seen in it
     Column("time_to", Instant, nullable=False),
@@ -267,14 +267,14 @@ loss_windows = Table(
     Column("labelled", Integer, nullable=False),  # of these, with a prediction by its version
     Column("loss", Float, nullable=False),  # sum over these
     Column("inside", Boolean),  # whether the realised mean loss fell inside the estimated interval
-    Column("state", String(16), nullable=False),  # open | covered | uncovered
+    Column("state", String(16), nullable=False),  # open | covered | uncovered | superseded
 )
 loss_window_is_open = loss_windows.c.state == literal_column("'open'")
 Index(
     "ix_loss_windows_open",
     loss_windows.c.stream,
     loss_windows.c.promotion,
-    loss_windows.c.pane,
+    loss_windows.c.start,
     sqlite_where=loss_window_is_open,
     postgresql_where=loss_window_is_open,
 )

@@ -160,7 +160,6 @@ def upgrade() -> None:
         "loss_windows",
         sa.Column("stream", sa.String(length=63), nullable=False),
         sa.Column("promotion", sa.BigInteger(), nullable=False),
-        sa.Column("pane", sa.BigInteger(), nullable=False),
         sa.Column("start", sa.BigInteger(), nullable=False),
         sa.Column("stop", sa.BigInteger(), nullable=False),
         sa.Column("time_from", sa.BigInteger(), nullable=False),
@@ -173,12 +172,12 @@ def upgrade() -> None:
         sa.Column("loss", sa.Float(), nullable=False),
         sa.Column("inside", sa.Boolean(), nullable=True),
         sa.Column("state", sa.String(length=16), nullable=False),
-        sa.PrimaryKeyConstraint("stream", "promotion", "pane", name=op.f("pk_loss_windows")),
+        sa.PrimaryKeyConstraint("stream", "promotion", "start", name=op.f("pk_loss_windows")),
     )
     with op.batch_alter_table("loss_windows", schema=None) as batch_op:
         batch_op.create_index(
             "ix_loss_windows_open",
-            ["stream", "promotion", "pane"],
+            ["stream", "promotion", "start"],
             unique=False,
             sqlite_where=sa.text("state = 'open'"),
             postgresql_where=sa.text("state = 'open'"),
@@ -210,7 +209,8 @@ def upgrade() -> None:
         "output_windows",
         sa.Column("stream", sa.String(length=63), nullable=False),
         sa.Column("promotion", sa.BigInteger(), nullable=False),
-        sa.Column("pane", sa.BigInteger(), nullable=False),
+        sa.Column("start", sa.BigInteger(), nullable=False),
+        sa.Column("stop", sa.BigInteger(), nullable=False),
         sa.Column("rows", sa.Integer(), nullable=False),
         sa.Column("time_from", sa.BigInteger(), nullable=False),
         sa.Column("time_to", sa.BigInteger(), nullable=False),

@@ -24,13 +24,9 @@ def windows(state: Engine) -> Engine:
     estimate = LossEstimate(0.2, 0.15, 0.25, 0.1, (("distance", 0.1, 0.05, 0.15), ("wind", 0.0, -0.01, 0.01)))
     none = np.zeros(0, np.int64)
     made = [
-        LossWindow(
-            1, 0, 0, 100, T0, T0 + timedelta(hours=1), none, True, estimate, 95, 90, 18.0, True, COVERED
-        ),
-        LossWindow(
-            1, 1, 100, 200, T0, T0 + timedelta(hours=2), none, True, None, 10, 10, 3.0, None, UNCOVERED
-        ),
-        LossWindow(1, 2, 200, 300, T0, T0 + timedelta(hours=3), none, True, estimate, 3, 3, 1.0, None, OPEN),
+        LossWindow(1, 0, 100, T0, T0 + timedelta(hours=1), none, True, estimate, 95, 90, 18.0, True, COVERED),
+        LossWindow(1, 100, 200, T0, T0 + timedelta(hours=2), none, True, None, 10, 10, 3.0, None, UNCOVERED),
+        LossWindow(1, 200, 300, T0, T0 + timedelta(hours=3), none, True, estimate, 3, 3, 1.0, None, OPEN),
     ]
     with transaction(state) as connection:
         streams.ensure_stream(connection, "flights")
