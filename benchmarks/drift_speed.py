@@ -33,6 +33,7 @@ from detectors.monitors_river import adwin, hddm_a, kswin, page_hinkley
 from detectors.profile import build_profile
 from detectors.rows import RowBins, Value
 from detectors.sequential import SequentialDetector, SequentialRunner
+from detectors.sliding import SlidingDetector
 from detectors.streams import Recipe, reference_of, stream_of
 
 REFERENCE_ROWS = 50_000
@@ -116,10 +117,20 @@ def row_by_row(reference: Columns) -> Work:
     return work
 
 
-def slid(detector: KLDetector, reference: Columns, slide_rows: int) -> Work:
-    """Judge a window of 1,000 rows every few rows."""
-    profile = detector.profile(reference)
-    return lambda block: detector.scan(profile, block, WINDOW_ROWS, slide_rows)
+def slid(reference: Columns) -> Work:
+    """Judge the last 1,000 rows at every row."""
+    return SlidingDetector(window_rows=WINDOW_ROWS).start(build_profile(reference)).update
+
+
+def slid_by_row(reference: Columns) -> Work:
+    """Judge the last 1,000 rows at every row, each handed over by a call of its own."""
+    runner = SlidingDetector(window_rows=WINDOW_ROWS).start(build_profile(reference))
+
+    def work(block: list[tuple[Value, ...]]) -> None:
+        for row in block:
+            runner.update_row(row)
+
+    return work
 
 
 def alone(call: peers.Call) -> Work:
@@ -168,12 +179,10 @@ def of_ours(recipe: Recipe, repeats: int) -> dict[str, Speed]:
         "reading the memory": (read, blocks),
         "CLS block API": (scan(detector, reference), blocks),
         "CLS block API, counting alone": (lambda block: profile.count_windows(block, WINDOW_ROWS), blocks),
-        "CLS sliding window, judged every 10 rows": (
-            slid(detector, reference, 10),
-            blocks_of(recipe, 20_000),
-        ),
-        "CLS per-row API": (sequential(reference), blocks_of(recipe, 50_000)),
-        "CLS per-row API, a call per row": (row_by_row(reference), values),
+        "CLS sliding, every row": (slid(reference), blocks),
+        "CLS sliding, a call per row": (slid_by_row(reference), values),
+        "CLS sequential, every row": (sequential(reference), blocks_of(recipe, 50_000)),
+        "CLS sequential, a call per row": (row_by_row(reference), values),
     }
     found = {}
     for name, (work, data) in cases.items():
@@ -301,9 +310,11 @@ def write(
     figures = [
         _at_least("block API, 20 numeric", ours, 4e6),
         _at_least("block API, 10 numeric and 10 categorical", mixed["CLS block API"].median, 2e6),
-        _at_least("per-row API, 20 numeric", numeric["CLS per-row API"].median, 8e4),
-        _at_least("per-row API, a call per row, 20 numeric", numeric["CLS per-row API, a call per row"].median, 8e4),
-        _at_least("per-row API, 10 numeric and 10 categorical", mixed["CLS per-row API"].median, None),
+        *(
+            _at_least(f"{way}, {what}", rates[f"CLS {way}"].median, 8e4)
+            for way in ("sliding, a call per row", "sequential, a call per row", "sliding, every row", "sequential, every row")
+            for what, rates in (("20 numeric", numeric), ("10 numeric and 10 categorical", mixed))
+        ),
         Figure("from a reference to its first verdict", once[16], "CPU s", note="profile and null, once per reference"),
         Figure("block API over reading the memory", numeric["reading the memory"].median / ours, "times slower"),
         Figure("resident memory, last nine tenths of the rows", growth, "MB of growth", "flat: < 5", growth < 5,
