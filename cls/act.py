@@ -37,7 +37,7 @@ from storage import streams as stream_store
 from storage import versions as version_store
 from storage.db import reading, transaction
 
-WHOLE = 3  # windows in a row that alarm without a fault, before drift is believed after one
+WHOLE = 3  # windows' worth of rows in a row that alarm without a fault, before drift is believed after one
 
 
 class Actor:
@@ -109,7 +109,8 @@ class Actor:
         """Note what a window of inputs says about a fault; returns whether an episode of one is over.
 
         A window without an alarm is whole. One that still alarms, but shows no fault, may be one whose fault was not recognised: it takes
-        several in a row. A fault that shows only after drift was called makes the episode one of a fault.
+        the rows of several in a row, however much windows overlap. A fault that shows only after drift was called makes the episode one
+        of a fault.
         """
         known = episode.assessment or {}
         if fault is not None:
@@ -118,10 +119,10 @@ class Actor:
             return False
         if "fault" not in known:
             return False
-        whole = known.get("whole", 0) + 1
-        if not verdict.alarm or whole >= WHOLE:
+        since = known.get("whole_since", verdict.start)
+        if not verdict.alarm or verdict.stop - since >= WHOLE * self.settings.detect.window_rows:
             return True
-        drift_store.assess_episode(connection, episode.id, known | {"whole": whole})
+        drift_store.assess_episode(connection, episode.id, known | {"whole_since": since})
         return False
 
     def _open_episode(
