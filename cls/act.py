@@ -296,6 +296,9 @@ class Actor:
             labels=labels,
             new_labels=labels - (0 if version is None else version.learned_up_to),
             drifted_labels=drifted,
+            drifted_events=0
+            if episode is None
+            else log_store.next_position(connection, self.name, "events") - episode.onset,
             last_update=last_update,
             tried_labels=tried,
             labels_per_day=log_store.label_pace(

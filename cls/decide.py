@@ -39,6 +39,7 @@ class Situation:
     labels: int  # landed so far
     new_labels: int  # landed since the champion learned
     drifted_labels: int  # of events since the onset of the open episode
+    drifted_events: int  # since the onset of the open episode
     last_update: datetime | None  # stream time of the last decision to update
     on_its_way: bool  # an update job or rollout is live
     assessing: bool  # an assess job is live
@@ -67,6 +68,7 @@ class Situation:
                 "new_labels",
                 "tried_labels",
                 "drifted_labels",
+                "drifted_events",
                 "allowance",
                 "fixed_price",
                 "label_price",
@@ -89,7 +91,8 @@ def decide(situation: Situation, stream: StreamConfig) -> Decision:
     if situation.fault is not None:
         return Skip(f"a fault of the data, not drift: {situation.fault}")
     if stream.update.cadence == "never":
-        return Skip("the policy never updates", rebase=drifted)
+        reason = "the policy never updates"
+        return _rebase(situation, stream, reason) if drifted else Skip(reason)
     if situation.episode is not None and drifted and stream.update.cadence == "drift":
         return _drifted(situation, situation.episode, stream)
     return _cadence(situation, stream)
@@ -134,8 +137,16 @@ def _drifted(situation: Situation, episode: Episode, stream: StreamConfig) -> De
             return _wait(situation, policy) or replace(update, redeploy_version=best)
     harmed = situation.expected_loss is None or current > HARM * situation.expected_loss
     if not harmed and episode.detector != "score":
-        return Skip("harmless drift: the champion's loss has not suffered", rebase=True)
+        return _rebase(situation, stream, "harmless drift: the champion's loss has not suffered")
     return _wait(situation, policy) or _update(stream, "harmful drift")
+
+
+def _rebase(situation: Situation, stream: StreamConfig, reason: str) -> Decision:
+    """Move the reference to the new regime, once a window's worth of rows shows it and none of the old one need fill it up."""
+    rows = stream.detect.window_rows
+    if situation.drifted_events < rows:
+        return Defer(f"drift; the reference waits for {rows} rows from after its onset")
+    return Skip(reason, rebase=True)
 
 
 def _cadence(situation: Situation, stream: StreamConfig) -> Decision:
