@@ -1,14 +1,21 @@
 """What of the landed labels a reference is made of."""
 
+import json
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
+from cls.config import StreamConfig
 from cls.domain import Labelled
-from cls.rebase import _covered, of_consecutive_rows, places, share
+from cls.ports import Events
+from cls.rebase import Rows, _covered, of_consecutive_rows, places, recent_reference, share
 from detectors.columns import Columns
 from detectors.detector import KLDetector
+from detectors.reference import Reference
 
 
 def labelled(position: list[int]) -> Labelled:
@@ -82,3 +89,49 @@ def test_a_sample_of_all_rows_is_the_profile_itself() -> None:
     rows = {"x": chain(rng, 4000, 0.9), "y": chain(rng, 4000, 0.5)}
     profile = KLDetector().profile(rows)
     assert of_consecutive_rows(profile, rows, places(np.arange(4000), 1000)).to_json() == profile.to_json()
+
+
+STREAM = StreamConfig.model_validate(
+    {
+        "task": "regression",
+        "schema": {"numeric": ("x",), "key": "id", "event_time": "at", "target": "y"},
+        "detect": {"window_rows": 200, "reference_rows": 5000},
+    }
+)
+
+
+def referred(start: int, stop: int, *, held: float = 1.0) -> tuple[tuple[int, int], Reference]:
+    """Events that a reference is made of, and the reference: x is a chain, predicted as it is."""
+    x, seen = chain(np.random.default_rng(4), stop, 0.9), []
+
+    def events(_: str, a: int, b: int) -> Events:
+        seen.append((a, b))
+        position = np.arange(a, b)
+        nothing, whole = np.full(b - a, np.nan), np.zeros(b - a, np.int64)
+        return Events({"x": x[a:b]}, position, position, whole.astype(np.int8), nothing, whole)
+
+    def predict(rows: Rows) -> Any:
+        own = np.random.default_rng(5).random(len(rows.position)) < held
+        return np.where(own, x[rows.position], np.nan), np.zeros(len(own))
+
+    log: Any = SimpleNamespace(events=events, labelled=lambda *_: labelled([]))
+    stored = recent_reference(
+        log, "s", STREAM, start, stop, label_stop=0, labels_since=0, predict=predict, seed=0
+    )
+    return seen[0], Reference.from_json(json.loads(stored))
+
+
+@pytest.mark.parametrize(
+    ("start", "begin"), [(0, 5000), (6000, 6000), (9800, 9800), (9801, 9800), (10_000, 9800)]
+)
+def test_a_reference_begins_at_the_onset_wherever_a_window_lies_behind_it(start: int, begin: int) -> None:
+    assert referred(start, 10_000)[0] == (begin, 10_000)
+
+
+def test_predictions_of_rows_held_out_depend_on_each_other_as_inputs_do() -> None:
+    _, reference = referred(0, 5000, held=0.3)
+    assert reference.outputs is not None
+    assert reference.outputs.rows == pytest.approx(1500, abs=150)
+    inputs, outputs = reference.inputs.dispersion[0].mean, reference.outputs.dispersion[0].mean
+    assert inputs > 2
+    assert outputs == pytest.approx(inputs, rel=0.3)
