@@ -9,7 +9,7 @@ from math import log2
 
 from cls.config import DetectConfig
 from cls.domain import Champion, Verdict, Window
-from cls.season import SEASON
+from cls.season import COLUMNS
 from detectors.detector import Drift, KLDetector
 from detectors.onset import onset
 from detectors.overlap import looks_of
@@ -61,7 +61,7 @@ def input_detector(
         rate = 1 / detector.false_alarm_windows
         looks = looks_of(reference, settings.window_rows, settings.slide_rows, rate)
         detector = replace(detector, false_alarm_windows=detector.false_alarm_windows * looks)
-    return replace(detector, season=None if settings.season == "none" else SEASON, pairs=settings.pairs)
+    return replace(detector, season=COLUMNS.get(settings.season), pairs=settings.pairs)
 
 
 def judge_window(

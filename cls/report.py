@@ -22,7 +22,7 @@ from cls.errors import CLSError, Corrupt
 from cls.feature_plot import Panel, feature_plot
 from cls.layout import to_json
 from cls.ports import ArtifactStore, Events, SampleLog
-from cls.season import with_season
+from cls.season import season_of, with_season
 from cls.verdict_words import SUBJECTS, probability
 from detectors.columns import Categorical
 from detectors.reference import Reference
@@ -77,7 +77,7 @@ def run_report(
     found: dict[str, Histogram] = {}
     try:
         reference = _reference(artifacts, in_force, latest_alarm(points))
-        season = job.input.settings.get("detect", {}).get("season", "none")
+        season = season_of(reference.inputs)
         found = histograms(reference.inputs, with_season(after.columns, after.time_us, season))
     except (Corrupt, ValueError) as error:
         errors.append(f"no whole histograms: {error}")

@@ -21,12 +21,14 @@ from cls.config import StreamConfig
 from cls.detect import HISTORY, judge_window
 from cls.diagnose import diagnosed, window_rows
 from cls.domain import Batch, Champion, DeadLetter, Json, Labels, Panes, RowWatch, Verdict, Window
+from cls.errors import Permanent
 from cls.ingest import bury, take_events, take_labels
 from cls.join import Joiner
+from cls.logging import get_logger
 from cls.loss_windows import LossWindows
 from cls.ports import ArtifactStore, Events, RawBatch, SampleLog, SegmentStore, Source
 from cls.row_watch import follow, sequential_detector
-from cls.season import with_season
+from cls.season import Season, reservation, season_of, with_season
 from cls.times import from_us, to_us
 from cls.watch import Watcher
 from cls.window import fill
@@ -41,7 +43,9 @@ from storage import versions as version_store
 from storage.db import reading, transaction
 
 CLOCK_AHEAD = timedelta(days=1)  # events may be dated this far into the future, not farther
+_log = get_logger(__name__)
 UNREADABLE = (ValueError, TypeError, OverflowError, ArithmeticError, pa.ArrowException)
+FOREIGN = (ValueError, KeyError, TypeError)  # what a reference of another release raises
 Advance = tuple[str, str, str]  # consumer, the position that it is at, the next one
 
 
@@ -86,6 +90,7 @@ class StreamLoop:
         self.sequential = sequential_detector(settings.detect) if settings.detect.sequential else None
         self.actor = Actor(name, settings, ports.engine, ports.log, ports.artifacts)
         self.profile = lru_cache(maxsize=8)(self._load_profile)
+        self.baseline = lru_cache(maxsize=1)(self._load_baseline)
         windows = LossWindows(name, settings, self.actor, self.profile)
         self.joiner = Joiner(name, settings, ports.engine, ports.log, self.actor, windows)
         self.watcher = Watcher(name, settings, ports.engine, ports.log, self.actor, windows)
@@ -254,27 +259,34 @@ class StreamLoop:
             first = version_store.first_reference(connection, self.name)
             history = drift_store.recent_nats(connection, self.name, champion.promotion, HISTORY)
         settings = self.settings.detect
-        events = replace(events, columns=with_season(events.columns, events.time_us, settings.season))
-        regime = self.profile(champion.reference)
-        reference, baseline = regime.inputs, self.profile(first).inputs
+        regime, known = self.profile(champion.reference), self.baseline(first)
+        reference = regime.inputs
+        baseline = known or reference
+        seasons = season_of(reference), season_of(baseline)
+        events = replace(events, columns=with_season(events.columns, events.time_us, *seasons))
         verdicts: list[Verdict] = []
         if self.sequential is None or (row_watch is not None and row_watch.promotion != champion.promotion):
             row_watch = None
         if self.sequential is not None:
             verdicts, row_watch = follow(row_watch, events, reference, self.sequential)
-        if panes is not None and not self._fits(panes, champion):
+        if panes is not None and not self._fits(panes, champion, reference, baseline):
             panes = self._recount(panes, reference, baseline)
         closed, panes = fill(panes, events, reference, baseline, settings)
+        doubt = reservation(settings, reference)
         for done in closed:
             verdict = judge_window(done, reference, baseline, settings, history)
             history = [*history, (done.start, verdict.nats or 0.0)]
-            verdicts.append(diagnosed(verdict, done, regime, partial(self._rows, done, events)))
+            if known is None:
+                verdict = replace(verdict, baseline_nats=None)
+            verdict = diagnosed(verdict, done, regime, partial(self._rows, done, events, seasons))
+            verdicts.append(replace(verdict, summary=f"{verdict.summary}; {doubt}") if doubt else verdict)
         return Watched(verdicts, panes, row_watch)
 
-    def _rows(self, window: Window, batch: Events) -> Columns:
-        return window_rows(self.ports.log, self.name, window, batch, self.settings.detect.window_rows)
+    def _rows(self, window: Window, batch: Events, seasons: tuple[Season, ...]) -> Columns:
+        most = self.settings.detect.window_rows
+        return window_rows(self.ports.log, self.name, window, batch, most, *seasons)
 
-    def _fits(self, panes: Panes, champion: Champion) -> bool:
+    def _fits(self, panes: Panes, champion: Champion, reference: Profile, baseline: Profile) -> bool:
         """Whether panes were counted on the champion's reference, and are as long and as many as now configured."""
         settings = self.settings.detect
         size = settings.slide_rows or settings.window_rows
@@ -282,6 +294,8 @@ class StreamLoop:
             panes.promotion == champion.promotion
             and panes.pane_rows == size
             and panes.stop - panes.start < settings.window_rows
+            and panes.counts.shape[1] == reference.size
+            and panes.baseline_counts.shape[1] == baseline.size
         )
 
     def _recount(self, panes: Panes, reference: Profile, baseline: Profile) -> Panes | None:
@@ -292,11 +306,34 @@ class StreamLoop:
         settings = self.settings.detect
         start = max(panes.start, panes.stop - settings.window_rows + 1)
         events = self.ports.log.events(self.name, start, panes.stop)
-        events = replace(events, columns=with_season(events.columns, events.time_us, settings.season))
+        seasons = season_of(reference), season_of(baseline)
+        events = replace(events, columns=with_season(events.columns, events.time_us, *seasons))
         return fill(None, events, reference, baseline, settings)[1]
 
     def _load_profile(self, sha256: str) -> Reference:
-        return Reference.from_json(json.loads(self.ports.artifacts.get(sha256)))
+        """Return a reference; raises `Permanent` if this release cannot read it, so that the stream waits for another one."""
+        try:
+            return self._read_reference(sha256)
+        except FOREIGN as error:
+            with reading(self.ports.engine) as connection:
+                promotions = version_store.list_promotions(connection, self.name)
+            version = next((row.version for row in promotions[::-1] if row.reference == sha256), "?")
+            raise Permanent(
+                f"version {version}'s reference was written by another release: promote another version or retrain it ({error})"
+            ) from error
+
+    def _load_baseline(self, sha256: str) -> Profile | None:
+        """Return the stream's first reference, which is for the record only; None if this release cannot read it."""
+        try:
+            return self._read_reference(sha256).inputs
+        except FOREIGN as error:
+            _log.warning("first reference not read", stream=self.name, reason=str(error))
+            return None
+
+    def _read_reference(self, sha256: str) -> Reference:
+        reference = Reference.from_json(json.loads(self.ports.artifacts.get(sha256)))
+        season_of(reference.inputs)
+        return reference
 
 
 def _positioned(batch: Batch, start: int) -> Events:

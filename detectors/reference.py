@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from detectors.loss import LossEstimate, LossModel
 from detectors.profile import Profile
 
-FORMAT = 1  # version of the JSON document; readers refuse what they do not know
+FORMAT = 3  # version of the JSON document, above those of the profiles that stood alone; readers refuse what they do not know
 
 
 @dataclass(frozen=True, eq=False)

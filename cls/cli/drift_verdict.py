@@ -22,7 +22,7 @@ def histograms_of(
     from cls.attribution import Histogram, histograms
     from cls.drift_points import INPUTS
     from cls.errors import CLSError
-    from cls.season import with_season
+    from cls.season import season_of, with_season
     from detectors.reference import Reference
     from detectors.verdict import Drift
     from storage.artifacts import DiskArtifacts
@@ -48,8 +48,9 @@ def histograms_of(
         events = log.events(row.stream, row.start, row.stop)
         if len(events) != row.stop - row.start:
             return named, "its rows are no longer in the log"
-        columns = with_season(events.columns, events.time_us, stream.detect.season)
-        return named | histograms(Reference.from_json(document).inputs, columns), None
+        reference = Reference.from_json(document).inputs
+        columns = with_season(events.columns, events.time_us, season_of(reference))
+        return named | histograms(reference, columns), None
     except (CLSError, ValueError, TypeError) as error:
         return named, str(error)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, select
 
 from cls.config import StreamConfig
+from cls.detect import input_detector
 from cls.domain import Champion
 from cls.jobs import Bench, NoControl, publish, run
 from cls.models import ModelCache
@@ -295,7 +296,7 @@ class StreamLoopBlind:
 
     @staticmethod
     def inputs(world: World) -> Any:
-        return world.loop.detector.profile({"absent": np.full(2000, np.nan)})
+        return input_detector(world.stream.detect).profile({"absent": np.full(2000, np.nan)})
 
 
 def test_a_reference_that_moves_takes_predictions_labels_and_losses_along(engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -12,6 +13,7 @@ from cls.detect import judge_window, kl_detector
 from cls.diagnose import diagnosed, window_rows
 from cls.domain import Verdict, Window
 from cls.ports import Events
+from cls.season import COLUMNS, with_season
 from detectors.columns import Categorical, Column, Columns, rows_of, take
 from detectors.reference import Reference
 
@@ -119,3 +121,11 @@ def test_rows_of_a_window_are_those_of_the_log_and_then_of_the_batch() -> None:
         found = window_rows(log, "s", window, batch, most)  # type: ignore[arg-type]
         expected = take(rows, slice(max(start, stop - most), stop))
         np.testing.assert_array_equal(found["x"], expected["x"])
+
+
+def test_rows_of_the_log_get_the_seasons_that_those_of_the_batch_have() -> None:
+    rows = columns(900)
+    batch = events(rows, 400, 900)
+    batch = replace(batch, columns=with_season(batch.columns, batch.time_us, "hour"))
+    found = window_rows(OneRead(rows), "s", Window(300, 700, AT, AT, None, None), batch, 500, "hour")  # type: ignore[arg-type]
+    assert rows_of({COLUMNS["hour"]: found[COLUMNS["hour"]]}) == rows_of({"x": found["x"]}) == 400
