@@ -15,7 +15,7 @@ import numpy as np
 
 from detectors.bins import CategoricalBins
 from detectors.columns import Categorical
-from detectors.fault import ENOUGH, SURE, Case, Fault, percent
+from detectors.fault import SURE, Case, Fault, percent
 
 STUCK = 0.995  # of the rows hold one category: the column is stuck
 LARGE = 0.05  # share of a category that is matched with its heir by shares alone
@@ -108,7 +108,7 @@ def _stuck(look: _Look) -> Fault | None:
     bound = case.at_most(k)
     if look.share(top) < STUCK or case.constant or case.more_than(look.counts[top], bound) > SURE:
         return None
-    if case.independent < ENOUGH:  # a whole window of one category is common where a column changes slowly
+    if not case.enough:  # a whole window of one category is common where a column changes slowly
         return None
     text = (
         f"is {top!r} in {percent(look.share(top))} of the rows (before: {percent(look.shares.get(top, 0.0))})"
@@ -147,7 +147,7 @@ def _renamed(look: _Look) -> Fault | None:
 def _heirs(look: _Look, taken: set[str]) -> list[tuple[str, str]]:
     """Pairs of a category that went and one that came with its share."""
     # A column that changes slowly, or had one category alone, shows no shares that an heir could have inherited.
-    if look.case.independent < ENOUGH or look.case.constant:
+    if not look.case.enough or look.case.constant:
         return []
     pairs, new = [], [category for category in look.new() if category not in taken]
     for old in look.gone():
@@ -169,7 +169,7 @@ def _recoded(look: _Look) -> Fault | None:
     before = float(look.case.reference[-2] / look.case.reference[:-1].sum())
     if strangers < STRANGERS or before > 1 - STRANGERS or min(len(look.counts), len(look.shares)) < 2:
         return None
-    if look.case.independent < ENOUGH:  # another season may have its own categories
+    if not look.case.enough:  # another season may have its own categories
         return None
     examples = ", ".join(
         repr(category) for category in sorted(look.counts, key=lambda c: -look.counts[c])[:3]

@@ -16,12 +16,14 @@ import numpy as np
 from detectors.bins import Bins, CategoricalBins, NumericBins
 from detectors.category_faults import category_fault
 from detectors.columns import Categorical, Column, Columns, rows_of, take
-from detectors.fault import Case, Fault, Reference, number, percent
+from detectors.fault import ENOUGH, Case, Fault, Reference, number, percent
+from detectors.look import Look
 from detectors.loss import LossEstimate
 from detectors.numeric_faults import numeric_fault
 from detectors.profile import Profile
 from detectors.row_faults import repeated_rows, swapped
 from detectors.segment import LEAST_ROWS, moved_rows
+from detectors.unit_faults import unit_hint
 from detectors.verdict import Drift, FeatureDrift
 from detectors.words import moved_sentence
 
@@ -50,6 +52,7 @@ class FeatureFinding:
     sentence: str  # for people
     bins: tuple[tuple[str, float, float], ...]  # (label, reference share, current share), largest part first
     effect: tuple[float, float, float] | None = None  # on the mean loss, in its units: estimate, low, high
+    hint: str | None = None  # of a fault that cannot be told from drift
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,21 @@ def diagnose(
     """
     expected_K, _ = profile.expected(profile.count(_typed(profile, window)))  # of the window's own seasons
     references = {
-        bins.name: Case(bins, np.round(part).astype(np.int64), np.zeros(0), effects.mean)
-        for bins, part, effects in zip(
-            profile.features, profile.split(expected_K), profile.dispersion, strict=True
+        bins.name: Case(
+            bins,
+            np.round(part).astype(np.int64),
+            np.zeros(0),
+            values.mean,
+            missing.mean,
+            drift.alarm,
+            not drift.rows_needed,
+        )
+        for bins, part, values, missing in zip(
+            profile.features,
+            profile.split(expected_K),
+            profile.dispersion,
+            profile.missing_dispersion,
+            strict=True,
         )
     }
     repeated = repeated_rows(_known(profile, window), _numeric_references(profile))
@@ -206,23 +221,40 @@ def _finding(case: Case, moved: FeatureDrift, rows: slice, window_rows: int) -> 
     fault = _missing(case)
     if fault is None and isinstance(case.bins, NumericBins):
         fault = numeric_fault(case)
-    elif fault is None and isinstance(case.bins, CategoricalBins):
+    elif fault is None and isinstance(case.bins, CategoricalBins) and (case.alarm or case.sound):
         fault = category_fault(case)
     sentence = moved_sentence(case) if fault is None else fault.sentence
+    hint = _hint(case) if fault is None else None
+    if hint is not None:
+        sentence += f", {hint}"
     if rows.start:
         sentence += f" (since row {rows.start} of the window's {window_rows})"
     elif rows.stop < window_rows:
         sentence += f" (up to row {rows.stop} of the window's {window_rows})"
     kind = None if fault is None else fault.kind
     return FeatureFinding(
-        moved.name, moved.share, moved.p_value, rows.start, rows.stop, kind, sentence, moved.top_bins
+        moved.name,
+        moved.share,
+        moved.p_value,
+        rows.start,
+        rows.stop,
+        kind,
+        sentence,
+        moved.top_bins,
+        hint=hint,
     )
+
+
+def _hint(case: Case) -> str | None:
+    return unit_hint(Look.at(case)) if isinstance(case.bins, NumericBins) and case.finite.size else None
 
 
 def _missing(case: Case) -> Fault | None:
     before, now = case.missing
     if now - before <= VANISHED:
         return None
+    if not case.alarm and not (case.sound and len(case.column) / case.missing_effect >= ENOUGH):
+        return None  # gaps come in bursts
     text = f"column {case.name!r} is missing in {percent(now)} of the rows (before: {percent(before)})"
     return Fault("missing", case.name, now, text)
 
@@ -270,7 +302,10 @@ def _harm(losses: LossEstimate | None, findings: Sequence[FeatureFinding]) -> Ki
     low, high = sum(effect[1] for effect in effects), sum(effect[2] for effect in effects)
     if losses.low > losses.base + margin or (effects and low > margin):
         return "harmful"
-    if losses.high < losses.base + margin or (effects and high < margin):
+    hinted = any(
+        finding.hint is not None for finding in findings
+    )  # what broken values cost is nobody's guess
+    if not hinted and (losses.high < losses.base + margin or (effects and high < margin)):
         return "harmless"
     return "unclear"
 

@@ -45,6 +45,9 @@ class Case:
     reference: NDArray[np.int64]
     column: Column  # the rows looked at, in stream order
     effect: float = 1.0  # rows that are worth one independent row, at least 1
+    missing_effect: float = 1.0  # the same of whether a value is there
+    alarm: bool = True  # the window alarmed: that it moved by chance is within the budget
+    sound: bool = True  # the reference has the rows that its dependence on itself calls for
 
     @property
     def name(self) -> str:
@@ -55,6 +58,11 @@ class Case:
     def independent(self) -> float:
         """Independent rows that the window is worth."""
         return len(self.column) / self.effect
+
+    @property
+    def enough(self) -> bool:
+        """Whether the window is worth the rows from which it shows more than one state of the column."""
+        return self.independent >= ENOUGH
 
     @cached_property
     def finite(self) -> NDArray[np.float64]:

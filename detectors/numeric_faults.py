@@ -16,7 +16,6 @@ from scipy import special
 
 from detectors.fault import (
     CREDIBLE,
-    ENOUGH,
     SURE,
     Case,
     Fault,
@@ -27,7 +26,7 @@ from detectors.fault import (
     step_of,
 )
 from detectors.look import LEAST, ON_GRID, Look
-from detectors.unit_faults import unit_fault
+from detectors.unit_faults import jumped, unit_fault
 
 STUCK = 0.995  # of the rows hold one value: the column is stuck
 REPEATS = 0.8  # share of the reference that may repeat other rows' values for those to be called different
@@ -45,7 +44,9 @@ def numeric_fault(case: Case) -> Fault | None:
     if not case.finite.size or not case.reference[:-1].sum():
         return None
     look = Look.at(case)
-    for test in (_stuck, unit_fault, _rounded, _clipped, _filled):
+    # Without an alarm, how far the column strays by itself must be known; only what no column does is told nevertheless.
+    told = case.alarm or case.sound
+    for test in (_stuck, unit_fault, _rounded, _clipped, _filled) if told else (jumped,):
         fault = test(look)
         if fault is not None:
             return fault
@@ -61,7 +62,7 @@ def _stuck(look: Look) -> Fault | None:
     if share < STUCK or case.constant or case.more_than(int(look.rows[top]), bound) > SURE:
         return None
     # A whole window of one value is common where a column changes slowly, unless its values do not even repeat.
-    if case.independent < ENOUGH and look.reference.repeats > REPEATS:
+    if not case.enough and look.reference.repeats > REPEATS:
         return None
     return look.fault(
         "stuck", share, f"is {number(value)} in {percent(share)} of the rows; the reference varied"

@@ -19,7 +19,7 @@ def swapped(cases: Sequence[Case]) -> list[tuple[str, ...]]:
 
     One column that looks like another proves little; all of a cycle must, and each of them moved.
     """
-    cases = cases[:PAIRED]
+    cases = [case for case in cases if case.enough and (case.alarm or case.sound)][:PAIRED]
     source = {}
     for case in cases:
         best = max(

@@ -1,7 +1,9 @@
 """Faults of a numeric column that a conversion undoes: other units, another scale, another sign, in all rows or in some.
 
 The column must agree with the reference once it is converted back. That alone proves nothing where growth, a shift or a change of variance
-would do the same; there the factor must be a known one, and the data must tell it from its neighbours.
+would do the same; there the factor must be a known one, and the data must tell it from its neighbours. Nor does it where a window shows one
+state of a column that changes slowly: a low of a positive column looks like a tenth of it. So a window that is worth few rows must have
+leapt out of the reference's range, and one that did not alarm must besides have changed by a factor that no low or high has.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from detectors.look import LEAST, ON_GRID, Look
 from detectors.units import AFFINE, SCALES, Conversion
 
 FAR = 5.0  # factor from which a change of scale that keeps the shape is no growth
+EVIDENT = 80.0  # factor, as estimated, from which it is a fault in a window that did not alarm, too
+COUNTED = 10  # steps that the median of a column of counts does not reach
+GROWN = 1.3  # factor below which growth is taken for granted
 CLOSE = 0.9  # of a move that a conversion explains if it is one
 LOOSE = (
     0.7  # the same for conversions that move a column out of its range: the season may have changed besides
@@ -39,15 +44,44 @@ NEAR_SCALES = tuple(c for c in SCALES if 1 / FAR < c.factor < FAR)
 
 def unit_fault(look: Look) -> Fault | None:
     """Return the conversion that undoes a column's move, if it is one that the world does not make."""
-    return _converted(look) or _rescaled(look) or _flipped(look) or _partly_converted(look)
+    return jumped(look) or _converted(look) or _rescaled(look) or _flipped(look) or _partly_converted(look)
 
 
-def _converted(look: Look) -> Fault | None:
-    """Celsius to Fahrenheit and the like.
+def unit_hint(look: Look) -> str | None:
+    """Return what growth and a change of units explain alike; the rows are too few to tell one from the other."""
+    found = _free_factor(look) if look.case.alarm and look.reference.one_sign() else None
+    if found is None:
+        return None
+    free, error = found
+    step = look.reference.step
+    few = look.reference.quantile(0.5) * look.reference.one_sign() < COUNTED * step
+    if few and step_of(look.case.finite, ON_GRID) >= step:  # visits, rooms: what is counted has no units
+        return None
+    if error <= PRECISE or not math.log(GROWN) <= abs(math.log(free)) <= math.log(FAR):
+        return None
+    off = min(abs(math.log(conversion.factor / free)) for conversion in NEAR_SCALES)
+    back_K = look.case.bins.count(look.case.finite / free)
+    if off > ERRORS * error or look.case.excess(back_K) > (1 - LOOSE) * look.case.moved:
+        return None
+    times = f"{free:.2g} times" if free > 1 else f"1/{1 / free:.2g} of"
+    return f"about {times} what it was: growth, or other units?"
 
-    Told where the column left its range altogether and is back in it once it is converted, whatever the weather; or where the conversion fits
-    and no shift of the column fits as well.
-    """
+
+def jumped(look: Look) -> Fault | None:
+    """Celsius to kelvin and the like, where the column left its range altogether and is back in it once it is converted, whatever the weather."""
+    edges_E, best = look.reference.edges, _best_conversion(look)
+    if best is None:
+        return None
+    span = float(edges_E[-1] - edges_E[0])
+    far = abs(best.offset) >= JUMP * span * max(best.factor, 1)
+    left = far and look.within(look.case.finite, span) <= 1 - RANGE
+    if not left or look.within(_inverse(best)(look.case.finite), span / 2) < RANGE:
+        return None
+    return look.fault("units", 1.0, _changed(best))
+
+
+def _best_conversion(look: Look) -> Conversion | None:
+    """Return the conversion with an offset that explains most."""
     edges_E, case = look.reference.edges, look.case
     if len(edges_E) < LEAST:
         return None
@@ -55,13 +89,14 @@ def _converted(look: Look) -> Fault | None:
     apt = [
         c for c in AFFINE if abs(c.offset) >= OFFSET * span * max(c.factor, 1)
     ]  # elsewhere it is a mere factor
-    best = min(apt, key=lambda c: case.excess(case.bins.count(_inverse(c)(case.finite))), default=None)
-    if best is None:
+    return min(apt, key=lambda c: case.excess(case.bins.count(_inverse(c)(case.finite))), default=None)
+
+
+def _converted(look: Look) -> Fault | None:
+    """Celsius to Fahrenheit and the like, where the conversion fits and no shift of the column fits as well."""
+    case, best = look.case, _best_conversion(look)
+    if best is None or not case.alarm or not case.enough:
         return None
-    back = _inverse(best)(case.finite)
-    jumped = abs(best.offset) >= JUMP * span * max(best.factor, 1)
-    if jumped and look.within(case.finite, span) <= 1 - RANGE and look.within(back, span / 2) >= RANGE:
-        return look.fault("units", 1.0, _changed(best))
     offset = float(np.median(case.finite)) - look.reference.quantile(0.5)
     explained, shifted = look.undone(_inverse(best)), look.undone(lambda values: values - offset)
     told = best.factor != 1 and (explained - shifted) * case.moved * case.independent > BETTER
@@ -73,6 +108,8 @@ def _rescaled(look: Look) -> Fault | None:
     if found is None:
         return None
     free, error = found
+    if not _credible(look, free):
+        return None
     best = max(FAR_SCALES, key=lambda conversion: look.undone(_inverse(conversion)))
     explained, known = look.undone(lambda values: values / free), look.undone(_inverse(best))
     better = (explained - known) * look.case.moved * look.case.independent > BETTER and explained >= CLOSE
@@ -83,10 +120,27 @@ def _rescaled(look: Look) -> Fault | None:
         return look.fault("rescaled", 1.0, _changed(best))
     if explained >= CLOSE and abs(math.log(free)) >= math.log(FAR):
         return look.fault("rescaled", 1.0, _changed(Conversion(free, 0.0, "")))
-    near = _near_conversion(look, free, error)
+    near = _near_conversion(look, free, error) if look.case.enough else None
     if near is None or look.undone(_inverse(near)) < CLOSE:
         return None
     return look.fault("rescaled", 1.0, _changed(near))
+
+
+def _credible(look: Look, factor: float) -> bool:
+    """Whether a change of scale is more than a column's own lows and highs."""
+    size = abs(math.log(factor))
+    if not look.case.alarm and size < math.log(EVIDENT):
+        return False
+    return look.case.enough or _leapt(look, size)
+
+
+def _leapt(look: Look, size: float) -> bool:
+    """Whether the column left its range: an amount by as much as the range is wide, in logarithms, others but for stragglers."""
+    edges_E, sign = look.reference.edges, look.reference.one_sign()
+    if not sign:
+        return look.within(look.case.finite, float(edges_E[-1] - edges_E[0])) <= 1 - RANGE
+    kept_E = np.abs(edges_E[edges_E * sign > 0])
+    return size >= math.log(kept_E.max() / kept_E.min())
 
 
 def _near_conversion(look: Look, free: float, error: float) -> Conversion | None:
@@ -163,6 +217,8 @@ def _free_factor(look: Look) -> tuple[float, float] | None:
 
 
 def _flipped(look: Look) -> Fault | None:
+    if not look.case.enough:
+        return None
     explained = look.undone(lambda values: -values)
     sign = look.reference.one_sign()
     if sign:

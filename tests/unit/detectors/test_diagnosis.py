@@ -1,14 +1,16 @@
 """Diagnosis: a broken column is a fault with its name, a moved one is drift, and harm is what the loss's interval says."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 from detectors.columns import Categorical, Column, Columns, concat, take
 from detectors.detector import KLDetector
-from detectors.diagnosis import CHANCY, Diagnosis, diagnose
+from detectors.diagnosis import CHANCY, Diagnosis, diagnose, worth_a_look
 from detectors.loss import LossEstimate
 from detectors.profile import Profile
 
@@ -196,6 +198,87 @@ def test_a_column_that_changes_slowly_is_not_stuck() -> None:
     window: Columns = {"month": np.full(500, 3.0), "x": rng.normal(1, 1, 500)}
     found = look(window, profile=profile)
     assert {finding.name: finding.fault for finding in found.features} == {"month": None, "x": None}
+
+
+SLOW: list[tuple[Callable[[Numbers], Numbers], float, int]] = [
+    (np.exp, 0.95, 200),
+    (lambda z: np.exp(1.5 * z), 0.95, 100),
+    (np.exp, 0.97, 500),
+    (np.square, 0.95, 100),
+]
+
+
+def slow(
+    rng: np.random.Generator, rows: int, shape: Callable[[Numbers], Numbers], memory: float
+) -> dict[str, Column]:
+    noise = rng.normal(size=(rows + 500, 10))
+    values = shape(lfilter([np.sqrt(1 - memory**2)], [1, -memory], noise, axis=0)[500:])
+    return {f"x{i}": values[:, i].copy() for i in range(10)}
+
+
+@pytest.mark.parametrize(("shape", "memory", "rows"), SLOW)
+def test_the_lows_and_highs_of_slow_columns_are_no_faults(
+    shape: Callable[[Numbers], Numbers], memory: float, rows: int
+) -> None:
+    """Faults that show by themselves are outside the budget of false alarms, so there must be none to speak of."""
+    rng, detector = np.random.default_rng(1), KLDetector(false_alarm_windows=1000)
+    faults = looks = 0
+    for _ in range(2):
+        profile = detector.profile(slow(rng, 10_000, shape, memory))
+        later = slow(rng, 100 * rows, shape, memory)
+        for first in range(0, 100 * rows, rows):
+            window = take(later, slice(first, first + rows))
+            drift = detector.compare(profile, profile.count(window))
+            if worth_a_look(drift):
+                looks += 1
+                faults += diagnose(profile, drift, window).evident
+    assert looks >= 10
+    assert faults == 0
+
+
+@pytest.mark.parametrize(("factor", "told"), [(1000.0, True), (0.001, True), (12.0, False)])
+def test_a_slow_column_without_an_alarm_is_rescaled_only_by_what_no_low_or_high_reaches(
+    factor: float, told: bool
+) -> None:
+    rng = np.random.default_rng(6)
+    profile = DETECTOR.profile(slow(rng, 40_000, np.exp, 0.95))
+    window = slow(rng, 400, np.exp, 0.95)
+    window["x3"] = factor * np.asarray(window["x3"])
+    drift = DETECTOR.compare(profile, profile.count(window))
+    quiet = replace(drift, alarm=False)
+    assert diagnose(profile, quiet, window).evident == told
+    assert not diagnose(profile, replace(quiet, rows_needed=99_999), window).evident
+    found = diagnose(profile, drift, window)
+    assert drift.alarm
+    assert (found.features[0].name, found.features[0].fault) == ("x3", "rescaled")
+
+
+def test_gaps_that_come_in_bursts_are_no_fault_without_an_alarm() -> None:
+    rng = np.random.default_rng(7)
+    gone_N = np.repeat(rng.random(100) < 0.1, 200)
+    x = rng.normal(size=gone_N.size)
+    profile = DETECTOR.profile({"x": np.where(gone_N, np.nan, x)})
+    window: Columns = {"x": np.where(np.arange(300) < 200, np.nan, x[:300])}
+    drift = DETECTOR.compare(profile, profile.count(window))
+    assert not drift.alarm
+    assert worth_a_look(drift)
+    assert not diagnose(profile, replace(drift, rows_needed=0), window).evident
+
+
+@pytest.mark.parametrize(("factor", "times"), [(1.609344, "1."), (1 / 2.54, "1/2.")])
+def test_growth_that_may_be_other_units_is_not_called_harmless(factor: float, times: str) -> None:
+    rng = np.random.default_rng(8)
+    profile = DETECTOR.profile({"wide": rng.lognormal(3, 1, 20_000)})
+    cheap = LossEstimate(1.0, 0.99, 1.01, 1.0, (("wide", 0.0, -0.01, 0.01),))
+    grown = look({"wide": factor * rng.lognormal(3, 1, 150)}, cheap, profile)
+    assert (grown.kind, grown.fault) == ("unclear", None)
+    assert f"about {times}" in grown.summary
+    assert "what it was: growth, or other units?" in grown.summary
+    assert Diagnosis.from_json(grown.to_json()) == grown
+    clear = look({"wide": 1.42 * rng.lognormal(3, 1, 20_000)}, cheap, profile)  # the factor of no units
+    assert (clear.kind, clear.features[0].hint) == ("harmless", None)
+    harmful = LossEstimate(2.0, 1.9, 2.1, 1.0, ())
+    assert look({"wide": factor * rng.lognormal(3, 1, 150)}, harmful, profile).kind == "harmful"
 
 
 def test_a_column_that_is_gone_or_of_another_type_is_a_fault() -> None:
