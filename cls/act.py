@@ -315,8 +315,21 @@ class Actor:
             label_price=price.label,
             episode=episode,
             fault=fault,
+            undiagnosed=self._undiagnosed(connection, champion, episode),
             request=request,
         )
+
+    def _undiagnosed(
+        self, connection: Connection, champion: Champion | None, episode: Episode | None
+    ) -> bool:
+        """Whether what was seen row by row still waits for a window of inputs, half of it at least from after the onset.
+
+        An abrupt change alarms within a few rows: too few to say whether the data are broken.
+        """
+        if champion is None or episode is None or episode.detector != "sequential":
+            return False
+        newest = drift_store.recent_nats(connection, self.name, champion.promotion, 1)
+        return not newest or newest[0][0] < episode.onset - self.settings.detect.window_rows // 2
 
     def _carry_out(
         self, connection: Connection, situation: Situation, decision: Skip | Defer | Update, trigger: str

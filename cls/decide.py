@@ -50,6 +50,9 @@ class Situation:
     labels_per_day: float  # of stream time, of late; 0 where that is not known
     episode: Episode | None
     fault: str | None = None  # what is wrong with the data of the episode's window
+    undiagnosed: bool = (
+        False  # the episode began row by row, and no window has closed since that would show a fault
+    )
     request: Request | None = None
 
     @property
@@ -90,6 +93,8 @@ def decide(situation: Situation, stream: StreamConfig) -> Decision:
     drifted = situation.episode is not None and situation.episode.state == EpisodeState.OPEN
     if situation.fault is not None:
         return Skip(f"a fault of the data, not drift: {situation.fault}")
+    if drifted and situation.undiagnosed and stream.update.cadence in ("never", "drift"):
+        return Defer("drift; waits for a window that tells it from a fault of the data")
     if stream.update.cadence == "never":
         reason = "the policy never updates"
         return _rebase(situation, stream, reason) if drifted else Skip(reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from sqlalchemy import Engine
 
 from storage import tables
@@ -76,3 +77,40 @@ def test_drift_is_believed_once_several_windows_show_it_without_the_fault(engine
     assert states[0] == ("closed", True)
     assert len(states) == 2
     assert not states[1][1]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1000.0])
+def test_what_is_seen_row_by_row_waits_for_a_window_that_tells_drift_from_a_fault(
+    engine: Engine, factor: float
+) -> None:
+    """A policy that never updates takes drift for the new normal, but not broken rows."""
+    settings = stream(
+        detect={
+            "window_rows": ROWS,
+            "slide_rows": None,
+            "reference_rows": 2000,
+            "bins": 8,
+            "sequential": True,
+            "watch_outputs": False,
+        },
+        update={"cadence": "never", "bootstrap_rows": 900},
+    )
+    world = World(engine, settings)
+    world.boot()
+    for first in range(0, 2000, 2 * ROWS):
+        world.feed(("events", table(first, 2 * ROWS)))
+    shift = 0.0 if factor > 1 else 2.0
+    changed = scaled(table(2000, 2 * ROWS, shift=shift), factor)
+    world.feed(("events", changed.slice(0, ROWS // 2)))
+    (episode,) = world.rows(tables.episodes)
+    assert (episode.state, episode.detector) == ("open", "sequential")
+    assert ledger(world, "decision")[-1].reason.startswith("drift; waits for a window")
+    world.feed(("events", changed.slice(ROWS // 2, ROWS)))
+    episode, promotions = world.rows(tables.episodes)[0], world.rows(tables.promotions)
+    if factor > 1:
+        assert episode.state == "decided"
+        assert "'x' is 1000 times what it was" in episode.assessment["fault"]
+        assert len(promotions) == 1
+    else:
+        assert episode.state == "closed"
+        assert len(promotions) == 2  # on the new regime

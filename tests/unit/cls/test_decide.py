@@ -79,6 +79,14 @@ MANUAL = Request("manual")
         (replace(EARLY, labels=1, request=MANUAL), {}, Update, "first model"),
         (replace(EARLY, labels=0, request=MANUAL), {}, Defer, "no labels yet"),
         (replace(EARLY, labels=500), {"cadence": "never"}, Update, "first model"),
+        (replace(HARMFUL, undiagnosed=True), {}, Defer, "waits for a window"),
+        (replace(HARMLESS, undiagnosed=True), {"cadence": "never"}, Defer, "waits for a window"),
+        (
+            replace(HARMLESS, undiagnosed=True, fault="x broke"),
+            {"cadence": "never"},
+            Skip,
+            "a fault of the data",
+        ),
         (replace(QUIET, episode=episode(), drifted_labels=99), {}, Defer, "waits for 100 labels"),
         (replace(QUIET, episode=episode()), {}, Defer, "being assessed"),
         (
