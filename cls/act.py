@@ -298,7 +298,7 @@ class Actor:
             drifted_labels=drifted,
             drifted_events=0
             if episode is None
-            else log_store.next_position(connection, self.name, "events") - episode.onset,
+            else int(stream_store.position(connection, self.name, "score") or 0) - episode.onset,
             last_update=last_update,
             tried_labels=tried,
             labels_per_day=log_store.label_pace(

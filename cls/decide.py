@@ -39,7 +39,7 @@ class Situation:
     labels: int  # landed so far
     new_labels: int  # landed since the champion learned
     drifted_labels: int  # of events since the onset of the open episode
-    drifted_events: int  # since the onset of the open episode
+    drifted_events: int  # predicted since the onset of the open episode
     last_update: datetime | None  # stream time of the last decision to update
     on_its_way: bool  # an update job or rollout is live
     assessing: bool  # an assess job is live

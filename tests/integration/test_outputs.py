@@ -216,7 +216,9 @@ def test_a_shift_into_noise_is_expected_and_explained_before_labels_land(engine:
     world = World(engine, settings("regression", label_deadline="9999h"))
     world.feed(FIRST + 2 * WINDOW, wavy)
     world.feed(4 * WINDOW, wavy, shift=1.0, lag=lambda y: np.full(len(y), 1e6))
-    calm, moved = world.windows()[0], [window for window in world.windows() if window.labels == 0][-2]
+    calm = world.windows()[0]
+    unlabelled = [window for window in world.windows() if window.labels == 0]
+    moved = [window for window in unlabelled if window.promotion == calm.promotion][-1]
     assert calm.estimate is not None
     assert moved.estimate is not None
     assert moved.inside is None
