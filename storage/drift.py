@@ -89,9 +89,17 @@ def keep_panes(connection: Connection, stream: str, promotion: int, panes: Panes
 
 
 def read_row_watch(connection: Connection, stream: str) -> RowWatch | None:
-    """Return where the sequential detector has come to, with the promotion whose reference it watches."""
+    """Return where the sequential detector has come to, with the promotion whose reference it watches.
+
+    What another release kept is forgotten: the detector begins anew.
+    """
     row = connection.execute(_ROW_WATCH, {"stream": stream}).first()
-    return None if row is None else RowWatch(row.position, State.from_json(row.state), row.promotion)
+    if row is None:
+        return None
+    try:
+        return RowWatch(row.position, State.from_json(row.state), row.promotion)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def keep_row_watch(connection: Connection, stream: str, promotion: int, watch: RowWatch | None) -> None:

@@ -155,6 +155,18 @@ def test_a_reference_of_another_release_halts_its_stream_with_a_reason_until_ano
     assert verdict.baseline_nats is None
 
 
+def test_a_row_watch_of_another_release_begins_anew(engine: Engine) -> None:
+    world = begun(engine, sequential=True)
+    feed(world, 600, 650, 50)
+    (watch,) = world.rows(tables.row_watches)
+    with transaction(engine) as connection:
+        connection.execute(update(tables.row_watches).values(state=watch.state | {"format": 0}))
+    feed(world, 650, 700, 50)
+    (anew,) = world.rows(tables.row_watches)
+    assert anew.position == 650
+    assert anew.state["format"] == watch.state["format"]
+
+
 def put_open(engine: Engine, windows: int) -> None:
     """Keep windows of the promotions 1 and 2; the first of each waits for labels, as do all others."""
     effects = tuple((f"feature_{i}", 0.1, 0.0, 0.2) for i in range(20))
