@@ -90,9 +90,14 @@ class Actor:
         return bool(requests)
 
     def record(self, connection: Connection, champion: Champion, verdict: Verdict) -> None:
-        """Keep a verdict; an alarm opens an episode unless one is live."""
-        verdict_id = drift_store.add_verdict(connection, self.name, champion.promotion, verdict)
+        """Keep a verdict; an alarm opens an episode unless one is live.
+
+        The row watch starts afresh after each alarm, and finds the same change every few rows: during an episode it says nothing new.
+        """
         episode = drift_store.live_episode(connection, self.name)
+        if verdict.detector == "sequential" and episode is not None:
+            return
+        verdict_id = drift_store.add_verdict(connection, self.name, champion.promotion, verdict)
         now = stream_store.watermark(connection, self.name) or verdict.time_to
         fault = None if verdict.diagnosis is None else verdict.diagnosis.fault
         if (

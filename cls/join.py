@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine
@@ -22,6 +24,7 @@ from storage.db import reading, transaction
 
 SERIES = 2000  # panes that the score detector looks at, at most
 SERIES_OF_TESTS = 400  # the same for KSWIN, which remembers 100 values and tests each: half a millisecond
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Joiner:
@@ -95,7 +98,7 @@ class Joiner:
                         float(difference @ difference),
                         float(base.sum()),
                     )
-            self._watch_scores(connection, champion)
+            self._watch_scores(connection, champion, segment.stop)
             self.windows.settle(connection, champion)
         return True
 
@@ -103,17 +106,19 @@ class Joiner:
     def _pane_rows(self) -> int:
         return self.settings.detect.score_pane_rows
 
-    def _watch_scores(self, connection: Connection, champion: Champion) -> None:
+    def _watch_scores(self, connection: Connection, champion: Champion, joined: int) -> None:
         now = stream_store.watermark(connection, self.name)
         if now is None:
             return
         detect = self.settings.detect
+        # A batch may span more than the deadline: while landed labels wait to be joined, none counts as late.
+        waiting = joined < log_store.next_position(connection, self.name, "labels")
         closed = label_store.close_panes(
             connection,
             self.name,
             champion.promotion,
             coverage=detect.coverage,
-            deadline=now - detect.label_deadline,
+            deadline=NEVER if waiting else now - detect.label_deadline,
         )
         if not closed:
             return

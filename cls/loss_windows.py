@@ -24,6 +24,7 @@ from cls.times import from_us
 from detectors.loss import LossEstimate
 from detectors.reference import Reference
 from storage import drift as drift_store
+from storage import log as log_store
 from storage import performance as performance_store
 from storage import streams as stream_store
 from storage.performance import COVERED, OPEN, UNCOVERED, LossWindow, OutputWindow
@@ -49,7 +50,6 @@ class LossWindows:
         self.settings = settings
         self.actor = actor
         self.references = references
-        self.detector = kl_detector(settings.detect)
 
     def expect(
         self,
@@ -105,12 +105,15 @@ class LossWindows:
         if now is None:
             return
         deadline = now - self.settings.detect.label_deadline
+        # A batch may span more than the deadline: its labels are there, if not yet joined, and none of them is late.
+        joined = int(stream_store.position(connection, self.name, "join") or 0)
+        waiting = joined < log_store.next_position(connection, self.name, "labels")
         while True:
             window = performance_store.first_open_loss_window(connection, self.name, champion.promotion)
             if window is None:
                 return
             covered = window.labels >= self.settings.detect.label_rows
-            if not window.complete or (not covered and window.time_to >= deadline):
+            if not window.complete or (not covered and (waiting or window.time_to >= deadline)):
                 return
             inside = None
             if covered and window.estimate is not None and window.labelled:
@@ -151,5 +154,6 @@ class LossWindows:
             return
         history = drift_store.recent_nats(connection, self.name, champion.promotion, HISTORY, "label")
         span = window.start, window.stop, window.time_from, window.time_to
-        verdict = judge_counts("label", span, window.label_counts, reference, self.detector, history)
+        detector = kl_detector(self.settings.detect, window.time_to - window.time_from)
+        verdict = judge_counts("label", span, window.label_counts, reference, detector, history)
         self.actor.record(connection, champion, verdict)

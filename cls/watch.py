@@ -48,7 +48,6 @@ class Watcher:
         self.log = log
         self.actor = actor
         self.windows = windows
-        self.detector = kl_detector(settings.detect)
 
     def watch(self) -> bool:
         """Count the next segment of predictions into windows and judge those that close."""
@@ -135,8 +134,9 @@ class Watcher:
                     connection, self.name, champion.promotion, HISTORY, "prediction"
                 )
                 span = window.start, window.stop, window.time_from, window.time_to
+                detector = kl_detector(settings, window.time_to - window.time_from)
                 verdict = judge_counts(
-                    "prediction", span, window.outputs, reference.outputs, self.detector, history, estimate
+                    "prediction", span, window.outputs, reference.outputs, detector, history, estimate
                 )
                 self.actor.record(connection, champion, verdict)
         self.windows.expect(connection, champion, window, estimate)

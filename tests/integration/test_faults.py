@@ -17,7 +17,13 @@ ROWS = 100  # of a window
 def begun(engine: Engine, min_rows: int = 30) -> World:
     """Return a stream with its first model, after six windows."""
     settings = stream(
-        detect={"window_rows": ROWS, "reference_rows": 600, "bins": 8},
+        detect={
+            "window_rows": ROWS,
+            "slide_rows": None,
+            "sequential": False,
+            "reference_rows": 600,
+            "bins": 8,
+        },
         update={"cadence": "drift", "min_rows": min_rows, "bootstrap_rows": 400},
     )
     made = World(engine, settings)

@@ -681,3 +681,28 @@ def test_a_rollback_goes_back_and_never_forward_again(world: World) -> None:
 
 def test_what_is_asked_of_a_stream_without_events_is_refused_at_once(world: World) -> None:
     assert asked(world, "manual") == "refused: the stream has no events yet"
+
+
+def test_labels_that_come_in_a_batch_longer_than_the_deadline_are_not_late(engine: Engine) -> None:
+    settings = stream(
+        detect={"label_deadline": "1h", "window_rows": 50, "slide_rows": None},
+        update={"cadence": "never", "bootstrap_rows": 90},
+    )
+    world = World(engine, settings)
+    world.boot()
+    learned(world)
+    world.feed(("events", table(240, 400)))  # forty hours in one batch, each event with its label
+    windows = [row for row in world.rows(tables.loss_windows) if row.complete and row.start >= 240]
+    assert len(windows) >= 6
+    assert {row.state for row in windows} == {"covered"}
+    (since,) = {row.since for row in world.rows(tables.champions)}
+    panes = [row for row in world.rows(tables.score_panes) if since + row.pane * 20 >= 240]
+    assert len(panes) >= 15
+    assert "uncovered" not in {pane.state for pane in panes}
+
+
+def test_one_change_seen_row_by_row_is_one_alarm(world: World) -> None:
+    learned(world)
+    world.feed(("events", table(240, 200, shift=4.0).drop_columns(["y"])))
+    found = [row for row in world.rows(tables.verdicts) if row.detector == "sequential"]
+    assert len(found) <= len(world.rows(tables.episodes))
