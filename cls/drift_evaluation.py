@@ -15,8 +15,7 @@ from cls.config import DetectConfig, StreamConfig
 from cls.config_faults import nearest
 from cls.detect import kl_detector
 from cls.errors import BadData, NotFound
-from cls.file_columns import Wanted, read_columns
-from cls.infer import infer_schema
+from cls.file_columns import FileFeatures, read_features
 from detectors.columns import Columns, rows_of, take
 from detectors.evaluation import Evaluation, KnownChange, Monitor, blocks_of, judge, spans_of
 from detectors.monitors import WINDOW_ROWS, MonitorMaker
@@ -25,10 +24,15 @@ from detectors.sequential import SequentialDetector
 GROUP = "cls.monitors"
 USUAL = ("kl", "sequential", "adwin", "page-hinkley", "always", "never")  # those of them that are registered
 REFERENCE_SHARE = 5  # without a word, a fifth of the rows
+REFERENCE_ROWS = 100  # at least: fewer tell nothing of what is usual
 SHOWN_ALARMS = 1000  # rows of alarms that a result lists, the first ones
 
 
 WINDOWED = ("kl", "kl-sliding")  # ours that judge windows
+
+
+class BadChanges(BadData):
+    """Known changes that the file cannot have, or that say nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Recorded:
     reference_rows: int
     window_rows: int
     changes: tuple[KnownChange, ...] | None  # in rows of the file; None where they are not known
+    left_out: dict[str, str]  # why, by the name of a column of the file that is not watched
 
     @property
     def rows(self) -> int:
@@ -65,6 +70,11 @@ class Result:
     cpu_seconds: float
     evaluation: Evaluation | None  # None if it did not reach the end
     error: str | None = None  # what went wrong in it
+    blind: str | None = None  # why it could not look, so that no alarm says nothing
+
+    @property
+    def _alarms(self) -> int | None:
+        return None if self.blind else len(self.alarms)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, one flat object."""
@@ -72,10 +82,11 @@ class Result:
             "detector": self.detector,
             "complete": self.evaluation is not None,
             "error": self.error,
+            "could_not_look": self.blind,
             "seen": self.seen,
             "cpu_seconds": self.cpu_seconds,
             "alarm_rows": list(self.alarms[:SHOWN_ALARMS]),
-            **({"alarms": len(self.alarms)} if self.evaluation is None else self.evaluation.to_json()),
+            **({"alarms": self._alarms} if self.evaluation is None else self.evaluation.to_json()),
         }
 
 
@@ -92,7 +103,7 @@ def read_recorded(
     Parameters
     ----------
     stream
-        Whose features to read; None infers them.
+        Whose features to read; None infers them: then the target is not watched, as in a stream its values come late.
     changes
         As in `parse_changes`.
     reference_rows, window_rows
@@ -106,9 +117,14 @@ def read_recorded(
         If there is no such file.
     BadData
         If it cannot be read, has none of the features, or the rows asked for are not there.
+    BadChanges
+        If changes are none, overlap, or lie outside of the rows behind the reference.
     """
-    columns = read_columns(path, Wanted.of(infer_schema(path) if stream is None else stream.columns), tell)
-    rows = rows_of(columns)
+    known = parse_changes(changes)
+    read: FileFeatures = read_features(
+        path, None if stream is None else stream.columns, tell, with_target=False
+    )
+    rows = rows_of(read.columns)
     if reference_rows is None:
         share = rows // REFERENCE_SHARE
         reference_rows = share if stream is None else min(share, stream.detect.reference_rows)
@@ -116,11 +132,16 @@ def read_recorded(
         window_rows = stream.detect.window_rows if stream else 1000
     if reference_rows >= rows:
         raise BadData(f"{path}: {rows} rows are not more than {reference_rows} for the reference")
-    known = parse_changes(changes)
+    if reference_rows < REFERENCE_ROWS:
+        raise BadData(
+            f"{path}: a reference of {reference_rows} of {rows} rows is too short: at least {REFERENCE_ROWS}, see --reference-rows"
+        )
     for onset, end in _spans(known or (), rows):
         if onset < reference_rows:
-            raise BadData(f"the change {onset}-{end} lies in the reference, the first {reference_rows} rows")
-    return Recorded(path, columns, reference_rows, window_rows, known)
+            raise BadChanges(
+                f"the change {onset}-{end} lies in the reference, the first {reference_rows} rows"
+            )
+    return Recorded(path, read.columns, reference_rows, window_rows, known, read.left_out)
 
 
 def parse_changes(text: str | None) -> tuple[KnownChange, ...] | None:
@@ -130,8 +151,8 @@ def parse_changes(text: str | None) -> tuple[KnownChange, ...] | None:
 
     Raises
     ------
-    BadData
-        If it says neither.
+    BadChanges
+        If it says neither, or a row twice.
     """
     if text is None:
         return None
@@ -141,13 +162,16 @@ def parse_changes(text: str | None) -> tuple[KnownChange, ...] | None:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if match is None:
-            raise BadData(
+            raise BadChanges(
                 f"changes {text!r}: must be rows like 25192 or 25192-30000, joined by commas, or none"
             )
         try:
             found.append(KnownChange(int(match[1]), int(match[2]) if match[2] else None))
         except ValueError as error:
-            raise BadData(f"changes {text!r}: {error}") from error
+            raise BadChanges(f"changes {text!r}: {error}") from error
+    onsets = [change.onset for change in found]
+    if twice := [onset for onset in onsets if onsets.count(onset) > 1]:
+        raise BadChanges(f"changes {text!r}: two begin at row {twice[0]}")
     return tuple(found)
 
 
@@ -200,6 +224,11 @@ def run(
     What it did, and whether Ctrl-C ended it.
     """
     first = recorded.reference_rows
+    if name in WINDOWED and recorded.rows - first < recorded.window_rows:
+        behind = f"{recorded.rows - first} rows, windows of {recorded.window_rows}"
+        return Result(
+            name, (), first, 0.0, None, blind=f"no whole window behind the reference: {behind}"
+        ), False
     alarms: list[int] = []
     seen, began = first, time.process_time()
 
@@ -223,4 +252,4 @@ def _spans(changes: Iterable[KnownChange], rows: int) -> list[tuple[int, int]]:
     try:
         return spans_of(list(changes), rows)
     except ValueError as error:
-        raise BadData(str(error)) from error
+        raise BadChanges(str(error)) from error

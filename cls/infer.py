@@ -94,13 +94,15 @@ class Column:
         return self.kind == "integer" and self.distinct <= min(_CODES, max(2, self.rows // 20))
 
 
-def infer_schema(path: Path) -> InferredStream:
+def infer_schema(path: Path, *, target_too: bool = False) -> InferredStream:
     """Propose the schema of a stream from the beginning of a file.
 
     Parameters
     ----------
     path
         A Parquet, CSV or NDJSON file, or a directory of them (then the first one by name is read).
+    target_too
+        Whether the target is a feature as well: for those who look at a file and predict nothing.
 
     Raises
     ------
@@ -116,8 +118,8 @@ def infer_schema(path: Path) -> InferredStream:
     key = _pick_key(columns, target, reasons)
     features: dict[str, list[str]] = {}
     for column in columns.values():
-        if column.name not in (event_time, target, label_time, key):
-            role, reasons[column.name] = _feature(column)
+        if column.name not in (event_time, label_time, key) and (target_too or column.name != target):
+            role, reasons[column.name] = _feature(column, answer=target_too and column.name == target)
             features.setdefault(role, []).append(column.name)
     classes = _classes(table, columns[target]) if target else ()
     return InferredStream(
@@ -258,7 +260,9 @@ def _pick_key(columns: dict[str, Column], target: str, reasons: dict[str, str]) 
     return best.name
 
 
-def _feature(column: Column) -> tuple[Literal["numeric", "categorical", "left out"] | Kind, str]:
+def _feature(
+    column: Column, *, answer: bool
+) -> tuple[Literal["numeric", "categorical", "left out"] | Kind, str]:
     kind, distinct = column.kind, column.distinct
     if kind == "list" and column.length >= _EMBEDDING:
         return "embedding", f"embedding: lists of {column.length} numbers"
@@ -270,7 +274,7 @@ def _feature(column: Column) -> tuple[Literal["numeric", "categorical", "left ou
         return "left out", "left out: its name is that of a time at which the answer is known"
     if kind == "time":
         return "timestamp", "timestamp: hour and weekday become features; make sure that it is known in time"
-    if _TARGET.search(column.name):
+    if not answer and _TARGET.search(column.name):
         return "left out", "left out: its name is that of an answer; it may not be known in time"
     if kind == "bool":
         return "boolean", "boolean: true or false"

@@ -33,14 +33,37 @@ def load_profile(path: Path) -> Profile:
     BadData
         If it holds no profile, or one that another release wrote.
     """
+    require_no_directory(path)
     try:
-        return Profile.from_json(json.loads(path.read_bytes()))
+        document = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise NotFound(f"{path}: there is no such file") from error
+    except (ValueError, RecursionError) as error:
+        from storage.file_readers import format_of  # Arrow, which profiles that are in order do without
+
+        if format_of(path):
+            raise BadData(
+                f"{path}: holds data, not a profile: build one with `cls drift profile build {path} --out PROFILE.json`"
+            ) from error
+        raise BadData(f"{path}: is no profile: it is no JSON") from error
+    try:
+        return Profile.from_json(document)
     except KeyError as error:
         raise BadData(f"{path}: is no profile: it lacks {error}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise BadData(f"{path}: is no profile that can be read: {error}") from error
+
+
+def require_no_directory(path: Path) -> None:
+    """Make sure that a path can be a file's.
+
+    Raises
+    ------
+    BadData
+        If it is a directory.
+    """
+    if path.is_dir():
+        raise BadData(f"{path}: is a directory: name a file")
 
 
 def is_profile(path: Path) -> bool:
@@ -173,3 +196,14 @@ def require_same_bins(first: str, one: Profile, second: str, other: Profile) -> 
         raise BadData(
             f"{first} and {second} have their features in another order; build the second one with --like {first}"
         )
+
+
+def counted_shares(
+    reference: Profile, counts: NDArray[np.int64]
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Return the shares of each feature's bins in a reference and in a window as they were counted, without smoothing: for people."""
+    expected, _ = reference.expected(counts)
+    return [
+        (before / (before.sum() or 1.0), now / (now.sum() or 1.0))
+        for before, now in zip(reference.split(expected), reference.split(counts), strict=True)
+    ]

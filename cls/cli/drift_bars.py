@@ -25,9 +25,10 @@ def bars(name: str, top_bins: Iterable[Any], note: str = "") -> None:
     labels = told_apart([str(label) for label, _, _ in bins], LABEL)
     for label, (_, *values) in zip(labels, bins, strict=True):
         for (side, block, style), value in zip(SIDES, values, strict=True):
-            bar = block * max(round(BAR * value / largest), 1 if value else 0)
+            shown = f"{value:.1%}"
+            bar = block * max(round(BAR * value / largest), 0 if shown == "0.0%" else 1)
             heading = Text(label) if side == "reference" else Text("")
-            table.add_row(heading, Text(side, style="dim"), Text(bar, style=style), Text(f"{value:.1%}"))
+            table.add_row(heading, Text(side, style="dim"), Text(bar, style=style), Text(shown))
     console().print(Text(name, style="bold"), Text(note, style="dim"))
     console().print(table)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cls.cli.exits import FAILED, INTERRUPTED, end, say
+from cls.cli.exits import FAILED, INTERRUPTED, USAGE, end, say
 from cls.cli.home import config_of, known_stream
 from cls.cli.output import AsJson, print_json, print_table, short
 
@@ -77,10 +77,13 @@ def evaluate(
     if stream is not None:
         config = config_of(context)
         settings = config.streams[known_stream(config, stream)]
-    from cls.drift_evaluation import makers, read_recorded, run
+    from cls.drift_evaluation import BadChanges, makers, read_recorded, run
 
     chosen = makers(detectors or [], settings)
-    recorded = read_recorded(file, settings, changes, reference_rows, window_rows, say)
+    try:
+        recorded = read_recorded(file, settings, changes, reference_rows, window_rows, say)
+    except BadChanges as error:
+        end(str(error), USAGE)
     results: list[Result] = []
     stopped = False
     for name, maker in chosen.items():
@@ -93,7 +96,7 @@ def evaluate(
     if stopped:
         left = [name for name in chosen if name not in {result.detector for result in results}]
         end("stopped" + (f"; not begun: {', '.join(left)}" if left else ""), INTERRUPTED)
-    if any(result.error for result in results):
+    if any(result.error or result.blind for result in results):
         raise typer.Exit(FAILED)
 
 
@@ -106,7 +109,9 @@ def _show(name: str, rows: int, seen: int) -> None:
 def _done(result: Result) -> None:
     if sys.stderr.isatty():
         sys.stderr.write("\r\033[K")
-    if result.error is not None:
+    if result.blind is not None:
+        say(f"{result.detector}: {result.blind}")
+    elif result.error is not None:
         say(f"{result.detector}: failed behind row {result.seen}: {result.error}")
     elif result.evaluation is None:
         say(f"{result.detector}: stopped behind row {result.seen}, {len(result.alarms)} alarms until then")
@@ -126,6 +131,7 @@ def _print(recorded: Recorded, results: list[Result], *, as_json: bool) -> None:
                 "reference_rows": recorded.reference_rows,
                 "window_rows": recorded.window_rows,
                 "features": list(recorded.columns),
+                "left_out": [{"name": name, "why": why} for name, why in recorded.left_out.items()],
                 "changes": None if known is None else [{"onset": onset, "end": end} for onset, end in known],
                 "detectors": [result.to_json() for result in results],
             }

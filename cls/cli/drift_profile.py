@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ from cls.errors import NotFound
 
 if TYPE_CHECKING:
     from cls.config import Config, StreamConfig
-    from cls.file_columns import Wanted
+    from cls.file_columns import FileFeatures
     from detectors.columns import Columns
     from detectors.profile import Profile
 
@@ -80,26 +81,29 @@ def build(
     """Build a profile from a file, from a stream's log (its newest reference_rows, or a range), or from a version's training set."""
     _check_sources(file, stream, version, low, high)
     from cls.detect import kl_detector
-    from cls.profiles import like_profile, load_profile, save_profile
+    from cls.profiles import like_profile, load_profile, require_no_directory, save_profile
     from detectors.detector import KLDetector
 
+    require_no_directory(out)
+
     bins = None if like is None else load_profile(like)
-    settings = None
-    if stream is None:
-        assert file is not None, "one of the two was asked for"
-        columns = _of_file(file, None, bins)
-    else:
-        config = config_of(context)
+    columns: Columns
+    settings, left_out = None, list[dict[str, str]]()
+    config = None if stream is None else config_of(context)
+    if config is not None and stream is not None:
         settings = config.streams[known_stream(config, stream)]
-        if file is not None:
-            columns = _of_file(file, settings, bins)
-        else:
-            columns = _of_log(config, stream, version, low, high)
+    if file is not None:
+        read = _of_file(file, settings, bins)
+        columns, left_out = read.columns, read.left_out_json()
+    else:
+        assert config is not None, "one of the two was asked for"
+        assert stream is not None, "one of the two was asked for"
+        columns = _of_log(config, stream, version, low, high)
     detector = KLDetector() if settings is None else kl_detector(settings.detect)
     made = detector.profile(columns) if bins is None else like_profile(bins, columns)
     save_profile(out, made)
     say(f"wrote {out}")
-    print_profile(out, made, as_json=as_json)
+    print_profile(out, made, as_json=as_json, left_out=left_out)
 
 
 @profile.command()
@@ -113,8 +117,14 @@ def merge(
     """Add the profiles of partitions: the counts are exactly those of the whole."""
     if len(files) < 2:
         end("name two profiles or more", USAGE)
-    from cls.profiles import load_profile, merge_profiles, save_profile
+    from cls.profiles import load_profile, merge_profiles, require_no_directory, save_profile
 
+    require_no_directory(out)
+    places = [path.resolve() for path in files]
+    for place, path in dict(zip(places, files, strict=True)).items():
+        if (times := places.count(place)) > 1:
+            said = "twice: its rows count twice" if times == 2 else f"{times} times: its rows count as often"
+            say(f"{path} is given {said}")
     merged = merge_profiles([(str(path), load_profile(path)) for path in files])
     save_profile(out, merged)
     say(f"wrote {out}")
@@ -146,11 +156,12 @@ def compare(
 
     These are distances. Whether one is more than chance is what the verdicts of `cls drift` say.
     """
-    from cls.profiles import is_profile, load_profile, require_same_bins
+    from cls.profiles import counted_shares, is_profile, load_profile, require_same_bins
     from detectors.columns import rows_of
     from detectors.divergences import divergences
 
     one = load_profile(reference)
+    left_out: list[dict[str, str]] = []
     if is_profile(current):
         other = load_profile(current)
         require_same_bins(str(reference), one, str(current), other)
@@ -160,15 +171,20 @@ def compare(
         if stream is not None:
             config = config_of(context)
             settings = config.streams[known_stream(config, stream)]
-        columns = _of_file(current, settings, one)
-        counts, rows = one.count(columns), rows_of(columns)
-    found = sorted(divergences(one, counts), key=lambda feature: -(feature.value(by) or 0.0))
+        read = _of_file(current, settings, one)
+        counts, rows, left_out = one.count(read.columns), rows_of(read.columns), read.left_out_json()
+    found = [
+        replace(feature, reference=before, current=now)
+        for feature, (before, now) in zip(divergences(one, counts), counted_shares(one, counts), strict=True)
+    ]
+    found.sort(key=lambda feature: -(feature.value(by) or 0.0))
     if as_json:
         print_json(
             {
                 "reference_rows": one.rows,
                 "current_rows": rows,
                 "by": by,
+                "left_out": left_out,
                 "features": [feature.to_json() for feature in found],
             }
         )
@@ -189,18 +205,14 @@ def _check_sources(
         end(f"--version names its rows by itself: leave {given[1]} out", USAGE)
 
 
-def _of_file(file: Path, settings: StreamConfig | None, like: Profile | None) -> Columns:
-    from cls.file_columns import Wanted, read_columns
-    from cls.infer import infer_schema
+def _of_file(file: Path, settings: StreamConfig | None, like: Profile | None) -> FileFeatures:
+    from cls.file_columns import read_features
 
-    wanted: Wanted = Wanted.of(infer_schema(file) if settings is None else settings.columns)
-    if like is not None:
-        wanted = wanted.like(like)
-    columns = read_columns(file, wanted, say)
+    read = read_features(file, None if settings is None else settings.columns, say, like=like)
     for bins in () if like is None else like.features:
-        if bins.name not in columns:
+        if bins.name not in read.columns:
             say(f"{file}: has no feature {bins.name!r}: it counts as missing in every row")
-    return columns
+    return read
 
 
 def _of_log(config: Config, stream: str, version: int | None, low: str | None, high: str | None) -> Columns:

@@ -44,8 +44,10 @@ DRAWN = 3  # features whose bins are drawn
 BINS = 5  # of each
 
 
-def print_profile(path: Path, made: Profile, *, as_json: bool) -> None:
-    """Print what a profile keeps, feature by feature."""
+def print_profile(
+    path: Path, made: Profile, *, as_json: bool, left_out: list[dict[str, str]] | None = None
+) -> None:
+    """Print what a profile keeps, feature by feature; as JSON also the columns that were left out when it was built."""
     features = [
         {
             "name": bins.name,
@@ -60,7 +62,8 @@ def print_profile(path: Path, made: Profile, *, as_json: bool) -> None:
         )
     ]
     if as_json:
-        print_json({"path": path, "rows": made.rows, "features": features})
+        document = {"path": path, "rows": made.rows, "features": features}
+        print_json(document if left_out is None else document | {"left_out": left_out})
         return
     columns = {"name": "feature", "kind": "kind", "bins": "bins"}
     columns |= {"missing": "missing", "design_effect": "design effect", "largest": "largest bin"}

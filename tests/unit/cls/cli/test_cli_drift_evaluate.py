@@ -45,6 +45,7 @@ def file(tmp_path: Path) -> str:
 def test_ours_finds_the_change_soon_and_the_baselines_bound_it(file: str) -> None:
     found = results(file, "--changes", str(CHANGE), "--window-rows", "200")
     assert found["document"]["features"] == ["x", "letter"]
+    assert found["document"]["left_out"] == [{"name": "y", "why": "target"}]
     assert found["document"]["reference_rows"] == ROWS // 5
     assert (found["kl"]["false_alarms"], found["kl"]["missed"], found["kl"]["delays"]) == (0, 0, [200])
     assert found["kl"]["alarm_rows"][0] == 4199
@@ -119,9 +120,12 @@ def test_people_get_a_table_that_says_what_is_not_known(file: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--changes", "soon"], 1, "must be rows like"),
-        (["--changes", "9000"], 1, "outside"),
-        (["--changes", "100"], 1, "in the reference"),
+        (["--changes", "soon"], 2, "must be rows like"),
+        (["--changes", "9000"], 2, "the change 9000-6000 lies outside"),
+        (["--changes", "100"], 2, "in the reference"),
+        (["--changes", "5000,5000"], 2, "two begin at row 5000"),
+        (["--changes", "3000-5000,4000"], 2, "overlap at row 4000"),
+        (["--changes", "5000-4000"], 2, "5000-4000"),
         (["--reference-rows", "6000"], 1, "are not more than"),
         (["--detector", "adwim"], 3, "did you mean 'adwin'"),
         (["--window-rows", "1"], 2, ""),
@@ -135,6 +139,39 @@ def test_faults_are_told(file: str, arguments: list[str], code: int, message: st
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert "no such file" in run(str(tmp_path / "none.csv")).stderr
+
+
+def test_a_detector_that_never_saw_a_window_is_not_said_to_be_quiet(file: str) -> None:
+    arguments = ("--window-rows", "5000", "--detector", "kl", "--detector", "never")
+    found = results(file, *arguments, code=1)
+    assert "no whole window behind the reference: 4800 rows" in found["kl"]["could_not_look"]
+    assert (found["kl"]["alarms"], found["kl"]["complete"]) == (None, False)
+    assert (found["never"]["alarms"], found["never"]["could_not_look"]) == (0, None)
+    told = run(file, *arguments)
+    assert "kl: no whole window behind the reference" in told.stderr
+    assert "kl: 0 alarms" not in told.stderr
+
+
+def test_a_reference_of_few_rows_is_refused_whoever_asks_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "short.csv"
+    path.write_text("x,y\n" + "".join(f"{row % 7},{row}\n" for row in range(400)))
+    config = tmp_path / "cls.toml"
+    config.write_text(
+        'home = "."\n[streams.s]\ntask = "regression"\n[streams.s.schema]\nnumeric = ["x"]\nkey = "id"\n'
+        'event_time = "at"\ntarget = "y"\n'
+    )
+    for arguments in ([], ["--stream", "s"]):
+        command = ["--config", str(config), "drift", "evaluate", str(path), "--detector", "never", *arguments]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 1, done.output
+        assert "a reference of 80 of 400 rows is too short: at least 100" in done.stderr
+
+
+def test_the_target_is_watched_where_a_file_has_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "one.csv"
+    path.write_text("x\n" + "".join(f"{row % 7 / 2}\n" for row in range(2000)))
+    found = results(str(path), "--detector", "never")
+    assert (found["document"]["features"], found["document"]["left_out"]) == (["x"], [])
 
 
 class Broken:

@@ -39,7 +39,7 @@ def flights(rows: int, seed: int = 0, *, shift: float = 0.0) -> pa.Table:
             ),
             "carrier": rng.choice(["AA", "UA", "B6"], rows),
             "weekend": rng.random(rows) < 0.3,
-            "air_time": rng.normal(150, 20, rows),
+            "air_time": np.round(rng.normal(150, 20, rows)) / 2,
         }
     )
 
@@ -57,20 +57,21 @@ def read(path: Path) -> Profile:
     return Profile.from_json(json.loads(path.read_text()))
 
 
-def test_a_file_is_profiled_in_its_inferred_types_without_key_time_and_target(cli: Cli, data: Path) -> None:
+def test_a_file_is_profiled_in_its_inferred_types_without_key_and_time(cli: Cli, data: Path) -> None:
     shown = cli.json("drift", "profile", "build", str(data / "all.parquet"), "--out", str(data / "p.json"))
     assert shown["rows"] == 2000
     features = {feature["name"]: feature for feature in shown["features"]}
     assert {name: feature["kind"] for name, feature in features.items()} == {
-        "distance": "numeric", "carrier": "categorical", "weekend": "categorical",
+        "distance": "numeric", "carrier": "categorical", "weekend": "categorical", "air_time": "numeric",
     }  # fmt: skip
+    assert shown["left_out"] == [{"name": "id", "why": "key"}, {"name": "at", "why": "event time"}]
     assert features["carrier"]["bins"] == 5
     assert features["carrier"]["missing_share"] == 0
     assert features["distance"]["missing_share"] == pytest.approx(0.05, abs=0.02)
     assert features["distance"]["design_effect"] >= 1
     assert set(features["weekend"]["counts"]) == {"true", "false", "unseen", "missing"}
     path = data / "all.parquet"
-    columns = read_columns(path, Wanted.of(infer_schema(path)), print)
+    columns = read_columns(path, Wanted.of(infer_schema(path, target_too=True)), print)
     assert read(data / "p.json").to_json() == build_profile(columns).to_json()
 
 
@@ -125,7 +126,8 @@ def test_a_comparison_has_every_divergence_and_what_moved_comes_first(cli: Cli, 
             assert value is None or value == pytest.approx(sum(parts))
 
     cli.json("drift", "profile", "build", str(data / "moved.parquet"), "--like", reference, "--out", moved)
-    assert cli.json("drift", "profile", "compare", reference, moved) == found
+    assert [one["name"] for one in found["left_out"]] == ["id", "at"]
+    assert cli.json("drift", "profile", "compare", reference, moved) == found | {"left_out": []}
     people = cli("drift", "profile", "compare", reference, moved, "--by", "wasserstein")
     assert people.exit_code == 0
     assert "500 rows of" in people.stdout
@@ -177,6 +179,103 @@ def test_typed_columns_of_a_file_are_profiled_by_what_is_derived(cli: Cli, data:
     assert {"note.length", "note.word", "v.0", "v.norm", "weekend"} <= names
     found = cli.json("drift", "profile", "compare", str(data / "p.json"), str(data / "t.parquet"))
     assert {feature["values"]["kl"] for feature in found["features"]} == {0.0}
+
+
+NUMBERS = [f"{row % 90 / 4}" for row in range(2000)]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "features"),
+    [
+        ("one", ["x", *NUMBERS], {"x"}),
+        ("two", ["id,x", *(f"{row},{value}" for row, value in enumerate(NUMBERS))], {"x"}),
+        ("named", ["x,label", *(f"{value},{row % 2}" for row, value in enumerate(NUMBERS))], {"x", "label"}),
+    ],
+)
+def test_what_looks_like_a_target_is_a_column_like_any_other(
+    cli: Cli, tmp_path: Path, name: str, lines: list[str], features: set[str]
+) -> None:
+    path, out = tmp_path / f"{name}.csv", str(tmp_path / "p.json")
+    path.write_text("\n".join(lines) + "\n")
+    shown = cli.json("drift", "profile", "build", str(path), "--out", out)
+    assert {feature["name"] for feature in shown["features"]} == features
+    found = cli.json("drift", "profile", "compare", out, str(path))
+    assert {feature["values"]["kl"] for feature in found["features"]} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            ["a;b;c", *(f"{v};{v};{n}" for n, v in enumerate(NUMBERS))],
+            "called 'a;b;c': is the separator ';'?",
+        ),
+        (["a\tb", *(f"{n}\t{v}" for n, v in enumerate(NUMBERS))], "is the separator a tab?"),
+        (["a", *(["1"] * 50)], "no feature is left: 'a': it holds one value only"),
+        (["id", *(f"k{n}" for n in range(50))], "no feature is left: 'id' was taken as key"),
+    ],
+)
+@pytest.mark.parametrize("command", [("profile", "build"), ("evaluate",)])
+def test_a_file_without_a_feature_is_not_said_to_hold_no_rows(
+    cli: Cli, tmp_path: Path, command: tuple[str, ...], lines: list[str], message: str
+) -> None:
+    (tmp_path / "f.csv").write_text("\n".join(lines) + "\n")
+    out = ("--out", str(tmp_path / "p.json")) if "build" in command else ()
+    refused = cli("drift", *command, str(tmp_path / "f.csv"), *out)
+    assert refused.exit_code == 1
+    assert message in refused.stderr
+
+
+def test_columns_that_are_left_out_are_named_with_the_reason(cli: Cli, data: Path) -> None:
+    table = flights(500).append_column("year", pa.array([2013] * 500))
+    parquet.write_table(table, data / "y.parquet")
+    out = ("--out", str(data / "p.json"))
+    told = cli("drift", "profile", "build", str(data / "y.parquet"), *out).stderr
+    expected = "left out: id (key), at (event time), year (it holds one value only); see `cls stream infer`\n"
+    assert expected in told
+    told = cli("drift", "profile", "build", str(data / "y.parquet"), "--stream", "flights", *out).stderr
+    assert "weekend (not in the schema)" in told
+
+
+def test_data_in_place_of_a_profile_is_told_from_a_broken_profile(cli: Cli, data: Path) -> None:
+    csv.write_csv(flights(50), data / "mix.csv")
+    for name in ("all.parquet", "mix.csv"):
+        for command in [("show", str(data / name)), ("compare", str(data / name), str(data / "all.parquet"))]:
+            refused = cli("drift", "profile", *command)
+            assert refused.exit_code == 1
+            assert f"{name}: holds data, not a profile: build one with" in refused.stderr
+    misplaced: list[tuple[str, ...]] = [
+        ("build", str(data / "all.parquet"), "--out", str(data)),
+        ("show", str(data)),
+    ]
+    for arguments in misplaced:
+        refused = cli("drift", "profile", *arguments)
+        assert refused.exit_code == 1
+        assert f"{data}: is a directory" in refused.stderr
+
+
+def test_shares_are_shown_as_counted_and_none_has_no_bar(cli: Cli, data: Path) -> None:
+    reference = str(data / "p.json")
+    cli.json("drift", "profile", "build", str(data / "all.parquet"), "--out", reference)
+    table = flights(500, 1).set_column(3, "carrier", pa.array(["AA"] * 500))
+    parquet.write_table(table, data / "aa.parquet")
+    found = cli.json("drift", "profile", "compare", reference, str(data / "aa.parquet"))
+    bins = {one["label"]: one for one in found["features"][0]["bins"]}
+    assert found["features"][0]["name"] == "carrier"
+    assert [bins[label]["current_share"] for label in ("AA", "B6", "missing")] == [1.0, 0.0, 0.0]
+    shown = cli("drift", "profile", "compare", reference, str(data / "aa.parquet")).stdout
+    none = [line for line in shown.splitlines() if line.rstrip().endswith(" 0.0%")]
+    assert none
+    assert not any("█" in line or "▒" in line for line in none)
+
+
+def test_a_profile_that_is_merged_with_itself_is_named(cli: Cli, data: Path) -> None:
+    one, both = str(data / "one.json"), str(data / "both.json")
+    cli.json("drift", "profile", "build", str(data / "all.parquet"), "--out", one)
+    merged = cli("drift", "profile", "merge", one, str(data / "." / "one.json"), "--out", both)
+    assert merged.exit_code == 0
+    assert "one.json is given twice: its rows count twice" in merged.stderr
+    assert read(Path(both)).rows == 4000
 
 
 @pytest.fixture
