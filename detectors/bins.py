@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.columns import Categorical, Column
+from detectors.columns import Categorical, Column, numbers_of
 
 MISSING = "missing"
 UNSEEN = "unseen"
@@ -78,7 +78,7 @@ class NumericBins:
         """
         if isinstance(column, Categorical):
             raise TypeError(f"feature {self.name!r} is numeric in the reference, categorical here")
-        return np.ascontiguousarray(column, dtype=np.float64)
+        return numbers_of(self.name, column)
 
     def count(self, column: Column) -> NDArray[np.int64]:
         """Rows per bin, shape (size,)."""
@@ -264,7 +264,7 @@ def bins_of(name: str, column: Column, *, bins: int, top: int) -> Bins:
     """Freeze the bins of one reference column."""
     if isinstance(column, Categorical):
         return CategoricalBins.of(name, column, top)
-    return NumericBins.of(name, column, bins)
+    return NumericBins.of(name, numbers_of(name, column), bins)
 
 
 def bins_from_json(document: Mapping[str, Any]) -> Bins:

@@ -6,6 +6,7 @@ categorical column is dictionary-encoded.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +35,17 @@ class Categorical:
 
     @classmethod
     def of(cls, values: Iterable[str | None]) -> "Categorical":
-        """Encode strings in their order of appearance; None is missing."""
+        """Encode strings in their order of appearance; None is missing, and so is what pandas puts in its place.
+
+        Raises
+        ------
+        TypeError
+            If a value is neither a string nor missing, or a single string was passed.
+        """
+        if isinstance(values, str):
+            raise TypeError("categories come as a sequence of strings, not as one string")
         vocabulary: dict[str, int] = {}
-        codes = [-1 if v is None else vocabulary.setdefault(v, len(vocabulary)) for v in values]
+        codes = [-1 if _is_missing(v) else vocabulary.setdefault(v, len(vocabulary)) for v in values]
         return cls(np.array(codes, dtype=np.int32), tuple(vocabulary))
 
     def __len__(self) -> int:
@@ -49,6 +58,33 @@ class Categorical:
 
 Column = NDArray[np.float64] | Categorical
 Columns = Mapping[str, Column]
+
+
+def _is_missing(value: object) -> TypeGuard[None]:
+    if isinstance(value, str):
+        return False
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:  # NaN is not itself
+        return True
+    raise TypeError(f"categories are strings, not {type(value).__name__}: {value!r}; convert them with str")
+
+
+def numbers_of(name: str, column: object) -> NDArray[np.float64]:
+    """Return a column's numbers as a contiguous vector of float64.
+
+    Raises
+    ------
+    TypeError
+        If they are no numbers, or no vector, naming the column and what to do.
+    """
+    try:
+        values = np.ascontiguousarray(column, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"column {name!r} holds no numbers: pass floats, or Categorical.of(strings) for categories"
+        ) from None
+    if values.ndim != 1:
+        raise TypeError(f"column {name!r} must be a vector, not of shape {values.shape}")
+    return values
 
 
 def rows_of(columns: Columns) -> int:

@@ -78,7 +78,7 @@ class KLDetector:
     pairs: bool = False  # watch pairs of features, too, for changes that no single one shows
 
     def __post_init__(self) -> None:
-        if self.false_alarm_windows <= 1:
+        if not self.false_alarm_windows > 1:
             raise ValueError(f"false_alarm_windows must exceed 1, not {self.false_alarm_windows}")
         if self.nats is not None and not self.nats > 0:
             raise ValueError(f"a fixed threshold in nats must be positive, not {self.nats}")

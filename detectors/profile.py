@@ -217,7 +217,11 @@ class Profile:
         ------
         ValueError
             If they were not counted in these bins.
+        TypeError
+            If they are no counts.
         """
+        if not isinstance(counts, np.ndarray):
+            raise TypeError(f"counts are what `profile.count(columns)` gives, not a {type(counts).__name__}")
         if counts.shape not in ((self.offsets[-1],), (self.size,)):
             raise ValueError(f"expected {self.size} counts, not an array of shape {counts.shape}")
         return np.split(counts[: self.offsets[-1]], self.offsets[1:-1]) if self.features else []

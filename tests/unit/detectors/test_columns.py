@@ -1,9 +1,11 @@
 """Columns: taking and appending rows keeps every value."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from detectors.columns import Categorical, concat, rows_of, take
+from detectors.detector import KLDetector
 
 
 def decode(column: Categorical) -> list[str | None]:
@@ -40,3 +42,27 @@ def test_rows_and_faults() -> None:
         concat([{"x": np.zeros(3)}, {"y": np.zeros(3)}])
     with pytest.raises(ValueError, match="outside the vocabulary"):
         Categorical(np.array([1], dtype=np.int32), ("a",))
+
+
+def test_categories_are_strings_or_missing() -> None:
+    column = Categorical.of(["a", None, float("nan"), pd.NA, pd.NaT, "b"])  # type: ignore[list-item]  # as pandas has it
+    assert column.codes.tolist() == [0, -1, -1, -1, -1, 1]
+    with pytest.raises(TypeError, match="not int: 3; convert them with str"):
+        Categorical.of(["a", 3])  # type: ignore[list-item]  # the fault is the point
+    with pytest.raises(TypeError, match="not as one string"):
+        Categorical.of("hello")
+
+
+@pytest.mark.parametrize("column", [np.array(["a", "b"]), np.array([object(), 1.0]), ["x"]])
+def test_what_is_no_number_is_told_by_its_name(column: object) -> None:
+    detector = KLDetector()
+    with pytest.raises(TypeError, match=r"column 'price' holds no numbers: pass floats, or Categorical\.of"):
+        detector.profile({"price": column})  # type: ignore[dict-item]  # the fault is the point
+    profile = detector.profile({"price": np.arange(100.0)})
+    with pytest.raises(TypeError, match="column 'price' holds no numbers"):
+        profile.count({"price": column})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="must be a vector"):
+        profile.count({"price": np.zeros((2, 2))})
+    with pytest.raises(TypeError, match="not a dict"):
+        detector.compare(profile, {"price": np.zeros(2)})  # type: ignore[arg-type]
+    assert detector.profile({"price": [1, 2, 3]}).rows == 3  # type: ignore[dict-item]  # lists of numbers are numbers
