@@ -45,7 +45,7 @@ class Categorical:
         if isinstance(values, str):
             raise TypeError("categories come as a sequence of strings, not as one string")
         vocabulary: dict[str, int] = {}
-        codes = [-1 if _is_missing(v) else vocabulary.setdefault(v, len(vocabulary)) for v in values]
+        codes = [vocabulary.setdefault(v, len(vocabulary)) if _is_category(v) else -1 for v in values]
         return cls(np.array(codes, dtype=np.int32), tuple(vocabulary))
 
     def __len__(self) -> int:
@@ -60,11 +60,11 @@ Column = NDArray[np.float64] | Categorical
 Columns = Mapping[str, Column]
 
 
-def _is_missing(value: object) -> TypeGuard[None]:
+def _is_category(value: object) -> TypeGuard[str]:
     if isinstance(value, str):
-        return False
-    if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:  # NaN is not itself
         return True
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:  # NaN is not itself
+        return False
     raise TypeError(f"categories are strings, not {type(value).__name__}: {value!r}; convert them with str")
 
 

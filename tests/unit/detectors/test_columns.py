@@ -37,7 +37,7 @@ def test_rows_and_faults() -> None:
     with pytest.raises(ValueError, match="differ in length"):
         rows_of({"x": np.zeros(3), "y": np.zeros(2)})
     with pytest.raises(ValueError, match="numeric in one part"):
-        concat([{"x": np.zeros(3)}, {"x": Categorical.of("ab")}])
+        concat([{"x": np.zeros(3)}, {"x": Categorical.of(["a", "b"])}])
     with pytest.raises(ValueError, match="differ in their columns"):
         concat([{"x": np.zeros(3)}, {"y": np.zeros(3)}])
     with pytest.raises(ValueError, match="outside the vocabulary"):
