@@ -37,7 +37,7 @@ class Peer:
     """A library's way to compare a window with a reference."""
 
     name: str
-    library: str
+    package: str
     score: Callable[[Columns], Score]  # from the reference
 
 
@@ -222,7 +222,7 @@ WINDOW_PEERS: Sequence[Peer] = (
 def window_peers() -> list[Peer]:
     """Return those whose library is installed."""
     gone = missing()
-    return [peer for peer in WINDOW_PEERS if peer.library not in gone]
+    return [peer for peer in WINDOW_PEERS if peer.package not in gone]
 
 
 def check(reference: Columns, window: Columns) -> float:
