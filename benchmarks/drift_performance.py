@@ -187,7 +187,7 @@ def _answers(reference: Reference, case: Case) -> Floats:
 def nannyml_estimate(case: Case) -> Floats:
     """CBPE, or DLE; nobody is told about its use."""
     os.environ["NML_DISABLE_USAGE_LOGGING"] = "1"
-    import nannyml  # type: ignore[import-not-found]
+    import nannyml  # type: ignore[import-not-found]  # a peer that need not be installed
 
     frame = pd.DataFrame({name: _plain(column) for name, column in case.features.items()})
     frame["prediction"], frame["target"] = case.prediction, case.target

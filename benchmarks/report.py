@@ -27,6 +27,11 @@ PACKAGES = (
     "pyarrow",
 )
 
+# Of the code that is run: by the time that results are written, there may be a later one.
+COMMIT = subprocess.run(
+    ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+).stdout.strip()
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -79,14 +84,11 @@ def write_results(
 
 def machine() -> dict[str, Any]:
     """Return what the figures were measured on."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "cores": os.cpu_count(),
         "processor": _processor(),
         "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
+        "commit": COMMIT,
     }
 
 

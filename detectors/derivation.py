@@ -77,11 +77,11 @@ class Typed(Protocol):
     """A schema that names typed columns."""
 
     @property
-    def boolean(self) -> tuple[str, ...]: ...  # noqa: D102
+    def boolean(self) -> tuple[str, ...]: ...  # noqa: D102 - columns of this type, by name
     @property
-    def timestamp(self) -> tuple[str, ...]: ...  # noqa: D102
+    def timestamp(self) -> tuple[str, ...]: ...  # noqa: D102 - columns of this type, by name
     @property
-    def text(self) -> tuple[str, ...]: ...  # noqa: D102
+    def text(self) -> tuple[str, ...]: ...  # noqa: D102 - columns of this type, by name
     @property
     def embedding(self) -> dict[str, int]: ...  # noqa: D102 - length by name
 
