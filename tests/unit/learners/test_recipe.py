@@ -80,10 +80,26 @@ def test_rates_warm_up_and_decay() -> None:
     assert rates[-1] < 0.001
 
 
-def test_the_five_recipes() -> None:
-    assert set(RECIPES) == {"ewc+replay", "naive", "replay", "ewc", "retrain"}
+def test_recipes_by_name() -> None:
     assert RECIPES["ewc+replay"] == Recipe()
     assert [name for name, recipe in RECIPES.items() if recipe.fresh] == ["retrain"]
+    penalised = {name for name, recipe in RECIPES.items() if recipe.ewc_lambda}
+    assert penalised == {"ewc+replay", "auto", "ewc"}
+    rehearsing = {name: recipe.rehearsal for name, recipe in RECIPES.items() if recipe.rehearsal != "er"}
+    assert rehearsing == {name: name for name in ("der", "der++", "a-gem", "gdumb")}
+    assert all(RECIPES[name].memory_rows for name in rehearsing)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"mixup": 0.2, "cutmix": 0.2}, "mixup and cutmix"),
+        ({"rehearsal": "gdumb", "memory_rows": 0}, "memory_rows"),
+    ],
+)
+def test_fields_that_exclude_each_other_are_refused(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Recipe(**fields)
 
 
 def test_models_by_name() -> None:

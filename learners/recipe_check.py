@@ -1,0 +1,118 @@
+"""What a recipe may say: the range of each field, and fields that exclude each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
+
+if TYPE_CHECKING:
+    from learners.recipe import Recipe
+
+
+class Range(NamedTuple):
+    """What a field may be, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def check(recipe: Recipe) -> None:
+    """Raise `ValueError`, naming the field, if a recipe is none."""
+    for field, allowed in RANGES.items():
+        value = getattr(recipe, field)
+        if not allowed.holds(value):
+            raise ValueError(f"recipe: {field} must be {allowed.words}, not {value!r}")
+    for field, choices in _choices(type(recipe)).items():
+        value = getattr(recipe, field)
+        if value not in choices:
+            raise ValueError(f"recipe: {field} must be one of {', '.join(choices)}, not {value!r}")
+    if recipe.mixup and recipe.cutmix:
+        raise ValueError("recipe: mixup and cutmix exclude each other: set one of them to 0")
+    if recipe.rehearsal == "gdumb" and not recipe.memory_rows:
+        raise ValueError(
+            "recipe: rehearsal 'gdumb' learns from the memory alone: memory_rows must be above 0"
+        )
+
+
+@cache
+def _choices(recipe: Any) -> dict[str, tuple[str, ...]]:
+    """Return the values of the fields that are one of a few words."""
+    hints = get_type_hints(recipe)
+    return {
+        field: words
+        for field, hint in hints.items()
+        if (words := get_args(hint)) and isinstance(words[0], str)
+    }
+
+
+def _number(low: float, high: float = math.inf) -> Range:
+    most = "" if high == math.inf else f" and at most {high:g}"
+    return Range(
+        f"a number of at least {low:g}{most}",
+        lambda value: _is_number(value) and low <= value <= high and value < math.inf,
+    )
+
+
+def _above(low: float, high: float) -> Range:
+    return Range(
+        f"a number above {low:g} and at most {high:g}",
+        lambda value: _is_number(value) and low < value <= high,
+    )
+
+
+def _whole(low: int) -> Range:
+    return Range(
+        f"a whole number of at least {low}",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low,
+    )
+
+
+def _or_none(allowed: Range) -> Range:
+    return Range(f"None or {allowed.words}", lambda value: value is None or allowed.holds(value))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_SWITCH = Range("true or false", lambda value: isinstance(value, bool))
+
+RANGES: dict[str, Range] = {
+    "learning_rate": _above(0, 1),
+    "batch_rows": _whole(2),
+    "accumulate": _whole(1),
+    "epochs": _above(0, 10_000),
+    "max_steps": _or_none(_whole(1)),
+    "warmup_steps": _whole(0),
+    "layerwise": _number(0, 1),
+    "weight_decay": _number(0, 1),
+    "clip_norm": _number(0),
+    "keep_optimizer": _SWITCH,
+    "checkpoint_activations": _SWITCH,
+    "compile": _SWITCH,
+    "balance_classes": _number(0, 1),
+    "augment": _SWITCH,
+    "mixup": _number(0, 100),
+    "cutmix": _number(0, 100),
+    "patience": _whole(0),
+    "average_share": _number(0, 1),
+    "replay_share": _number(0, 0.95),
+    "distil_weight": _number(0, 1e6),
+    "recency_rows": _or_none(_above(0, 1e15)),
+    "memory_rows": _whole(0),
+    "memory_bytes": _or_none(_whole(1)),
+    "memory_disk": _SWITCH,
+    "ewc_lambda": _number(0, 1e12),
+    "fisher_rows": _whole(1),
+    "fisher_decay": _number(0, 1),
+    "consolidate_every": _whole(0),
+    "si_lambda": _number(0, 1e12),
+    "si_damping": _above(0, 1e6),
+    "lwf_lambda": _number(0, 1e6),
+    "lwf_temperature": _above(0, 100),
+    "freeze": _number(0, 1e6),
+    "fresh": _SWITCH,
+    "adapt": _SWITCH,
+}
