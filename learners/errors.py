@@ -3,6 +3,7 @@
 LearnerError
 ├── NoUsableRowsError    (ValueError)   nothing labelled to learn from
 ├── UnsuitableRowsError  (ValueError)   columns or targets that the model cannot read
+├── UnsuitableModelError (ValueError)   a network that cannot be built, or whose outputs do not fit the task
 ├── UnknownModelError    (LookupError)  no model of that name
 ├── ResumeMismatchError  (ValueError)   the snapshot belongs to another training
 └── DivergedError                       the loss is no longer a finite number
@@ -23,6 +24,10 @@ class NoUsableRowsError(LearnerError, ValueError):
 
 class UnsuitableRowsError(LearnerError, ValueError):
     """A column is absent or of the wrong kind, or a target is not a class of the task."""
+
+
+class UnsuitableModelError(LearnerError, ValueError):
+    """A network cannot be built from its arguments, or does not return one output per class."""
 
 
 class UnknownModelError(LearnerError, LookupError):

@@ -1,26 +1,43 @@
-"""What the loop needs of a model: any `nn.Module` that can describe, encode and grow itself."""
+"""What the loop needs of a model: any `nn.Module` that can describe, encode and grow itself.
+
+Shapes: B rows of a batch, N rows, K outputs, H features of the last hidden layer.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detectors.columns import Columns
+from detectors.columns import Columns, rows_of, take
+from learners.errors import UnsuitableModelError, UnsuitableRowsError
 from learners.rows import Rows
 from learners.schema import Schema
 
 Inputs = tuple[Tensor, ...]  # tensors of the same first dimension: one entry per row
+_NORMAL_IQR = 1.3489795003921634  # interquartile range of the standard normal distribution
 
 
 class Model(nn.Module, ABC):
-    """A network with its preprocessing inside, so that one checkpoint is the whole predictor."""
+    """A network with its preprocessing inside, so that one checkpoint is the whole predictor.
+
+    `forward` returns out_BK: the standardised prediction of a regression, or one logit per class.
+    """
 
     schema: Schema
+    target_location: Tensor  # () float64, in target units
+    target_scale: Tensor  # () float64, in target units
+    predict_rows: ClassVar[int] = 16_384  # rows per forward pass of `predict`
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("target_location", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("target_scale", torch.ones((), dtype=torch.float64))
 
     @classmethod
     @abstractmethod
@@ -44,13 +61,68 @@ class Model(nn.Module, ABC):
         """Return the arguments of `forward`, one entry per row."""
 
     @abstractmethod
-    def encode_target(self, target: NDArray[np.float64]) -> Tensor:
-        """Return standardised targets (float32) or class indices (int64)."""
-
-    @abstractmethod
-    def predict(self, columns: Columns) -> NDArray[np.float64]:
-        """Return (N,) predictions in target units, or (N, K) class probabilities."""
-
-    @abstractmethod
     def grow(self, columns: Columns) -> None:
         """Make room for what the columns bring for the first time, without changing any prediction."""
+
+    def grow_classes(self, classes: Iterable[str]) -> None:  # noqa: ARG002 - for those that can
+        """Append an output for each class that the schema does not have yet, in this order.
+
+        Old outputs stay. By default a model cannot.
+
+        Raises
+        ------
+        UnsuitableModelError
+            If the model cannot grow, or is a regression.
+        """
+        raise UnsuitableModelError(
+            f"{type(self).__name__} has a fixed number of outputs: override grow_classes, or declare all classes"
+        )
+
+    def represent(self, *inputs: Tensor) -> Tensor:
+        """Return features_BH, what the last layer reads; by default the outputs themselves."""
+        return cast(Tensor, self(*inputs))
+
+    def augment(self, inputs: Inputs, generator: torch.Generator) -> Inputs:  # noqa: ARG002 - for those that can
+        """Return a randomly changed copy of encoded train rows that means the same; by default the rows."""
+        return inputs
+
+    def encode_target(self, target: NDArray[np.float64]) -> Tensor:
+        """Return standardised targets (float32) or class indices (int64).
+
+        Raises
+        ------
+        UnsuitableRowsError
+            If a target is no class index of the schema.
+        """
+        device = self.target_scale.device
+        if self.schema.task == "regression":
+            standard_N = (target - self.target_location.item()) / self.target_scale.item()
+            with np.errstate(over="ignore"):  # beyond float32: an infinite loss, which the loop reports
+                return torch.from_numpy(standard_N.astype(np.float32)).to(device)
+        index_N = target.astype(np.int64)
+        if ((index_N != target) | (index_N < 0) | (index_N >= self.schema.outputs)).any():
+            raise UnsuitableRowsError(f"targets must be class indices 0 to {self.schema.outputs - 1}")
+        return torch.from_numpy(index_N).to(device)
+
+    @torch.inference_mode()
+    def predict(self, columns: Columns) -> NDArray[np.float64]:
+        """Return (N,) predictions in target units, or (N, K) class probabilities. The mode is left as it was."""
+        was_training = self.training
+        self.eval()
+        firsts = range(0, max(rows_of(columns), 1), self.predict_rows)
+        out_NK = torch.cat(
+            [self(*self.encode(take(columns, slice(first, first + self.predict_rows)))) for first in firsts]
+        ).double()
+        self.train(was_training)
+        if self.schema.task == "classification":
+            return cast("NDArray[np.float64]", out_NK.softmax(dim=1).cpu().numpy())
+        prediction_N = out_NK[:, 0] * self.target_scale + self.target_location
+        return cast("NDArray[np.float64]", prediction_N.cpu().numpy())
+
+    def fit_target(self, target: NDArray[np.float64]) -> None:
+        """Freeze the target's scale at the median and the interquartile range of the train rows."""
+        if self.schema.task == "regression":
+            low, middle, high = np.quantile(target, [0.25, 0.5, 0.75])
+            spread = (high - low) / _NORMAL_IQR or float(target.std())
+            self.target_location.fill_(middle)
+            self.target_scale.fill_(spread if spread > 1e-9 * abs(middle) else 1.0)

@@ -11,15 +11,32 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from learners.errors import UnknownModelError
+from learners.models.cnn_config import CnnConfig
+from learners.models.mlp_config import MlpConfig
+from learners.models.network_config import NetworkConfig
+from learners.models.tabular_config import TabularConfig
+from learners.models.transformer_config import TransformerConfig
 
 if TYPE_CHECKING:
     from learners.models.base import Model
 
 GROUP = "cls.models"
-BUILT_IN: Mapping[str, str] = MappingProxyType({"tabular": "learners.models.tabular:TabularNetwork"})
+BUILT_IN: Mapping[str, str] = MappingProxyType(
+    {
+        "tabular": "learners.models.tabular:TabularNetwork",
+        "mlp": "learners.models.mlp:Mlp",
+        "cnn": "learners.models.cnn:Cnn",
+        "transformer": "learners.models.transformer:Transformer",
+    }
+)
+CONFIGS: Mapping[str, type[TabularConfig | NetworkConfig]] = (
+    MappingProxyType(  # what checks a built-in's arguments
+        {"tabular": TabularConfig, "mlp": MlpConfig, "cnn": CnnConfig, "transformer": TransformerConfig}
+    )
+)
 NO_EXTRA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -58,6 +75,31 @@ def address(name: str, extra: Mapping[str, str] = NO_EXTRA) -> str:
 
 
 def load(name: str, extra: Mapping[str, str] = NO_EXTRA) -> type[Model]:
-    """Import and return the class of the model called `name`; errors as for `address`."""
-    module, _, attribute = address(name, extra).partition(":")
-    return cast("type[Model]", getattr(import_module(module), attribute))
+    """Import and return the class of the model called `name`; one that is no `Model` comes wrapped in a `Network`.
+
+    Raises
+    ------
+    UnknownModelError
+        If nothing bears the name, or what bears it cannot be imported or called.
+    """
+    return _imported(name, address(name, extra))
+
+
+@cache
+def _imported(name: str, place: str) -> type[Model]:
+    module, _, attribute = place.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UnknownModelError(
+            f"model {name!r} should be {place}, but {error}; install that package or correct the address"
+        ) from error
+    from learners.models.base import Model
+    from learners.models.network import wrapping
+
+    if isinstance(found, type) and issubclass(found, Model):
+        return found
+    if not callable(found):
+        raise UnknownModelError(f"model {name!r} is {place}, which is no class; name a torch.nn.Module")
+    config = CONFIGS.get(name)
+    return wrapping(name, found, config if config and issubclass(config, NetworkConfig) else None)

@@ -6,27 +6,25 @@ Shapes: N or B rows, F numeric and C categorical features, K outputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Self, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detectors.columns import Categorical, Columns, rows_of
 from learners.errors import UnsuitableRowsError
 from learners.models.base import Inputs, Model
+from learners.models.head import grow_head, with_classes
 from learners.models.numeric import Piecewise, numeric_embedding
+from learners.models.standard import moments, positive, standardise
 from learners.models.tabular_config import TabularConfig
 from learners.rows import Rows
 from learners.schema import Schema
 
 FORMAT = 1  # of the spec; see also tabular_numpy
-CLIP = 10.0  # standardised values beyond are outliers: they count as this
-PREDICT_ROWS = 16_384  # rows per forward pass of `predict`
-_NORMAL_IQR = 1.3489795003921634  # interquartile range of the standard normal distribution
 
 
 class TabularNetwork(Model):
@@ -38,8 +36,6 @@ class TabularNetwork(Model):
 
     numeric_mean: Tensor  # (F,)
     numeric_scale: Tensor  # (F,)
-    target_location: Tensor
-    target_scale: Tensor
 
     def __init__(
         self,
@@ -55,8 +51,6 @@ class TabularNetwork(Model):
         features = len(schema.numeric)
         self.register_buffer("numeric_mean", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("numeric_scale", torch.ones(features, dtype=torch.float64))
-        self.register_buffer("target_location", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("target_scale", torch.ones((), dtype=torch.float64))
         self.numeric = numeric_embedding(config.numeric_embedding, features, config.embedding_bins)
         self.embeddings = nn.ModuleList(
             _embedding(1 + len(vocabulary), width)
@@ -78,20 +72,12 @@ class TabularNetwork(Model):
             _used(_categorical(train.columns, name))[: config.vocabulary_max] for name in schema.categorical
         ]
         network = cls(config, schema, vocabularies)
-        raw_NF = _numeric(train.columns, schema.numeric)
-        known_NF = np.isfinite(raw_NF)
-        count_F = np.maximum(known_NF.sum(axis=0), 1)
-        mean_F = np.where(known_NF, raw_NF, 0.0).sum(axis=0) / count_F
-        std_F = np.sqrt(np.square(np.where(known_NF, raw_NF - mean_F, 0.0)).sum(axis=0) / count_F)
+        mean_F, std_F = moments(train.columns, schema.numeric)
         network.numeric_mean.copy_(torch.from_numpy(mean_F))
-        network.numeric_scale.copy_(torch.from_numpy(_positive(std_F, floor=1e-9 * np.abs(mean_F))))
+        network.numeric_scale.copy_(torch.from_numpy(positive(std_F, mean_F)))
         if isinstance(network.numeric, Piecewise) and schema.numeric:
             network.numeric.fit(network._standardise(train.columns))
-        if schema.task == "regression":
-            low, middle, high = np.quantile(train.target, [0.25, 0.5, 0.75])
-            spread = (high - low) / _NORMAL_IQR or float(train.target.std())
-            network.target_location.fill_(middle)
-            network.target_scale.fill_(float(_positive(np.array(spread), floor=1e-9 * abs(middle))))
+        network.fit_target(train.target)
         return network
 
     @classmethod
@@ -139,37 +125,15 @@ class TabularNetwork(Model):
             codes_BC[:, c] = lookup[column.codes]  # code -1, missing, reads the 0 at the end
         return self._standardise(columns).to(device), torch.from_numpy(codes_BC).to(device)
 
-    def encode_target(self, target: NDArray[np.float64]) -> Tensor:
-        """Return standardised targets (float32) or class indices (int64)."""
-        if self.schema.task == "regression":
-            standard_N = (target - self.target_location.item()) / self.target_scale.item()
-            with np.errstate(over="ignore"):  # beyond float32: an infinite loss, which the loop reports
-                return torch.from_numpy(standard_N.astype(np.float32)).to(self.numeric_mean.device)
-        index_N = target.astype(np.int64)
-        if ((index_N != target) | (index_N < 0) | (index_N >= self.schema.outputs)).any():
-            raise UnsuitableRowsError(f"targets must be class indices 0 to {self.schema.outputs - 1}")
-        return torch.from_numpy(index_N).to(self.numeric_mean.device)
-
     def forward(self, numeric_BF: Tensor, categorical_BC: Tensor) -> Tensor:
         """Return out_BK: the standardised prediction, or logits."""
-        parts = [embedding(categorical_BC[:, c]) for c, embedding in enumerate(self.embeddings)]
-        return cast(Tensor, self.head(self.body(torch.cat([self.numeric(numeric_BF), *parts], dim=1))))
+        return cast(Tensor, self.head(self.represent(numeric_BF, categorical_BC)))
 
-    @torch.inference_mode()
-    def predict(self, columns: Columns) -> NDArray[np.float64]:
-        """Return (N,) predictions in target units, or (N, K) class probabilities."""
-        was_training = self.training
-        self.eval()
-        inputs = self.encode(columns)
-        firsts = range(0, max(len(inputs[0]), 1), PREDICT_ROWS)
-        out_NK = torch.cat(
-            [self(*(t[first : first + PREDICT_ROWS] for t in inputs)) for first in firsts]
-        ).double()
-        self.train(was_training)
-        if self.schema.task == "classification":
-            return cast("NDArray[np.float64]", out_NK.softmax(dim=1).cpu().numpy())
-        prediction_N = out_NK[:, 0] * self.target_scale + self.target_location
-        return cast("NDArray[np.float64]", prediction_N.cpu().numpy())
+    def represent(self, *inputs: Tensor) -> Tensor:
+        """Return features_BH, what the head reads."""
+        numeric_BF, categorical_BC = inputs
+        parts = [embedding(categorical_BC[:, c]) for c, embedding in enumerate(self.embeddings)]
+        return cast(Tensor, self.body(torch.cat([self.numeric(numeric_BF), *parts], dim=1)))
 
     def grow(self, columns: Columns) -> None:
         """Append embedding rows for new categories: copies of the unknown row, so predictions stay."""
@@ -184,21 +148,20 @@ class TabularNetwork(Model):
             embedding.weight = nn.Parameter(torch.cat([old, old[:1].expand(len(new), -1)]))
             embedding.num_embeddings = len(embedding.weight)
 
+    def grow_classes(self, classes: Iterable[str]) -> None:
+        """Append an output for each class that the schema does not have yet, in this order.
+
+        Raises
+        ------
+        UnsuitableModelError
+            If the task is a regression.
+        """
+        self.schema = with_classes(self.schema, classes)
+        grow_head(self.head, self.schema.outputs)
+
     def _standardise(self, columns: Columns) -> Tensor:
-        raw_NF = _numeric(columns, self.schema.numeric)
-        x_NF = (raw_NF - self.numeric_mean.cpu().numpy()) / self.numeric_scale.cpu().numpy()
-        x_NF[~np.isfinite(raw_NF)] = np.nan
-        return torch.from_numpy(np.clip(x_NF, -CLIP, CLIP).astype(np.float32))
-
-
-def _numeric(columns: Columns, names: Sequence[str]) -> NDArray[np.float64]:
-    raw_NF = np.empty((rows_of(columns), len(names)))
-    for f, name in enumerate(names):
-        column = columns.get(name)
-        if column is None or isinstance(column, Categorical):
-            raise UnsuitableRowsError(f"feature {name!r} must be a numeric column")
-        raw_NF[:, f] = column
-    return raw_NF
+        mean_F, scale_F = self.numeric_mean.cpu().numpy(), self.numeric_scale.cpu().numpy()
+        return torch.from_numpy(standardise(columns, self.schema.numeric, mean_F, scale_F))
 
 
 def _categorical(columns: Columns, name: str) -> Categorical:
@@ -225,8 +188,3 @@ def _embedding(categories: int, width: int) -> nn.Embedding:
     embedding = nn.Embedding(categories, width)
     nn.init.normal_(embedding.weight, std=width**-0.5)
     return embedding
-
-
-def _positive(scale: NDArray[np.float64], floor: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the scale, or 1 where the feature is constant up to rounding."""
-    return np.where(scale > floor, scale, 1.0)
