@@ -19,8 +19,6 @@ from torch import Tensor
 from learners.fisher import normalised
 from learners.quadratic import Consolidation, Named, onto
 
-DAMPING = 0.1  # xi, squared weights: bounds the importance of what hardly moved; the article's value
-
 
 class PathIntegral:
     """omega since the last consolidation, and where that was. Begins empty at the parameters as they are."""
@@ -50,6 +48,13 @@ class PathIntegral:
             f"origin.{name}": values for name, values in self.origin.items()
         }
 
+    def aligned(self, parameters: Named) -> Self:
+        """Return it in the shapes of the given parameters; itself if all fit already."""
+        trained = {name: p.shape for name, p in parameters.items() if p.requires_grad}
+        if trained == {name: values.shape for name, values in self.omega.items()}:
+            return self
+        return self.restore(self.tensors(), parameters)
+
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], parameters: Named) -> Self:
         """Return the path that `tensors()` described; parameters and rows that it does not know begin here."""
@@ -62,7 +67,7 @@ class PathIntegral:
 
 
 def consolidate(
-    before: Consolidation, parameters: Named, path: PathIntegral, gamma: float, damping: float = DAMPING
+    before: Consolidation, parameters: Named, path: PathIntegral, gamma: float, damping: float
 ) -> Consolidation:
     """Return the consolidation at the optimum just reached by `path`; begin a new path there afterwards."""
     latest = {

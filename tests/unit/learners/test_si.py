@@ -78,7 +78,8 @@ def test_grown_rows_begin_their_path_where_they_appear() -> None:
     path = PathIntegral({"theta": theta, "gone": torch.ones(3, requires_grad=True)})
     path.omega["theta"].fill_(4.0)
     grown = torch.full((3, 2), 7.0, requires_grad=True)
-    restored = PathIntegral.restore(path.tensors(), {"theta": grown, "fixed": torch.ones(1)})
+    restored = path.aligned({"theta": grown, "fixed": torch.ones(1)})
+    assert restored.aligned({"theta": grown, "fixed": torch.ones(1)}) is restored
     assert restored.omega["theta"].tolist() == [[4, 4], [4, 4], [0, 0]]
     assert restored.origin["theta"].tolist() == [[1, 1], [1, 1], [7, 7]]
     assert restored.omega.keys() == {"theta"}
