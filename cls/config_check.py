@@ -9,8 +9,8 @@ from typing import Any
 
 from cls.config import Config, StreamConfig, read_config
 from cls.config_faults import Fault, Key, nearest
-from learners.models.registry import known
-from learners.models.tabular_config import TabularConfig
+from learners.models.network_config import NetworkConfig
+from learners.models.registry import CONFIGS, known
 from learners.recipe import RECIPES, Recipe
 
 
@@ -41,14 +41,32 @@ def _outer_faults(config: Config) -> Iterator[tuple[Key, str]]:
 
 
 def _model(stream: StreamConfig, models: Mapping[str, str]) -> Iterator[tuple[Key, str]]:
-    if stream.model.name not in models:
-        yield (
-            ("model", "name"),
-            f"no model is called {stream.model.name!r}{nearest(stream.model.name, list(models))}",
-        )
-    elif stream.model.name == "tabular":
-        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in stream.model.arguments.items()}
-        yield from _fields(("model", "arguments"), TabularConfig(), arguments)
+    name = stream.model.name
+    if name not in models:
+        yield ("model", "name"), f"no model is called {name!r}{nearest(name, list(models))}"
+    if name not in CONFIGS:  # the arguments of other models are their own affair, until they are built
+        return
+    arguments: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in stream.model.arguments.items()
+    }
+    faults = list(_fields(("model", "arguments"), CONFIGS[name](), arguments))
+    yield from faults
+    config = None if faults else CONFIGS[name](**arguments)
+    if isinstance(config, NetworkConfig):
+        yield from _network(stream, config)
+
+
+def _network(stream: StreamConfig, config: NetworkConfig) -> Iterator[tuple[Key, str]]:
+    columns = stream.columns
+    if columns.categorical_features:
+        names = ", ".join(columns.categorical_features)
+        text = f"model {stream.model.name!r} reads numeric features alone: leave {names} out, or use model 'tabular'"
+        yield ("model", "name"), text
+        return
+    try:
+        config.check_features(len(columns.numeric_features))
+    except ValueError as error:
+        yield ("model", "arguments"), str(error)
 
 
 def _recipe(stream: StreamConfig) -> Iterator[tuple[Key, str]]:

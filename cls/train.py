@@ -15,7 +15,7 @@ from cls.ports import SampleLog
 from learners.checkpoint import Checkpoint
 from learners.errors import NoUsableRowsError
 from learners.learn import resume, start
-from learners.models.tabular_config import TabularConfig
+from learners.models.registry import CONFIGS
 from learners.recipe import RECIPES, Recipe
 from learners.rows import Rows
 from learners.schema import Schema
@@ -109,7 +109,8 @@ def model_config(stream: StreamConfig) -> object:
     arguments: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in stream.model.arguments.items()
     }
-    return TabularConfig(**arguments) if stream.model.name == "tabular" else arguments
+    config = CONFIGS.get(stream.model.name)
+    return arguments if config is None else config(**arguments)
 
 
 def of_role(labelled: Labelled, role: Role) -> Rows:

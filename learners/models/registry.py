@@ -92,7 +92,7 @@ def _imported(name: str, place: str) -> type[Model]:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UnknownModelError(
-            f"model {name!r} should be {place}, but {error}; install that package or correct the address"
+            f"model {name!r} should be {place}, but {error}: is the address right?"
         ) from error
     from learners.models.base import Model
     from learners.models.network import wrapping

@@ -15,8 +15,12 @@ from cls.config import Config, ConfigError, SchemaConfig, StreamConfig, load_con
 from cls.config_check import check_config
 from cls.config_faults import line_of
 from cls.config_file import read_document
+from cls.config_stream import ModelConfig
 from cls.config_template import config_template
 from cls.toml_text import duration_text, parse_duration, toml_value
+from cls.train import model_config
+from learners.models.mlp_config import MlpConfig
+from learners.models.tabular_config import TabularConfig
 
 GOOD = """\
 home = "state"
@@ -262,6 +266,60 @@ def test_faults_of_the_service(tmp_path: Path, added: str, place: str) -> None:
 def test_mlflow_may_not_share_the_database(tmp_path: Path) -> None:
     url = "postgresql+psycopg://h/db"
     assert list(places(write(tmp_path, f'database_url = "{url}"\nmlflow_uri = "{url}"\n'))) == ["mlflow_uri"]
+
+
+@pytest.mark.parametrize(
+    ("categorical", "model", "place", "message"),
+    [
+        ("", "name = 'mlp'\narguments = { hidden = [40, 40], scale = 'global' }", None, ""),
+        (
+            "",
+            "name = 'cnn'\narguments = { shape = [1, 1, 1], channels = [] }",
+            "arguments.channels",
+            "one or more",
+        ),
+        ("", "name = 'mlp'\narguments = { hiden = [40] }", "arguments.hiden", "did you mean 'hidden'"),
+        (
+            "",
+            "name = 'mlp'\narguments = { hidden = 40 }",
+            "arguments.hidden",
+            "one or more whole numbers, not 40",
+        ),
+        ("", "name = 'cnn'", "arguments", "784 pixels, but there are 1 numeric features; set shape"),
+        (
+            "",
+            "name = 'transformer'\narguments = { channels = 3 }",
+            "arguments",
+            "no whole number of steps of 3",
+        ),
+        (
+            '"carrier"',
+            "name = 'mlp'",
+            "name",
+            "numeric features alone: leave carrier out, or use model 'tabular'",
+        ),
+    ],
+)
+def test_models_that_read_numbers_alone(
+    tmp_path: Path, categorical: str, model: str, place: str | None, message: str
+) -> None:
+    text = GOOD.replace('"carrier"', categorical) + f"[streams.flights.model]\n{model}\n"
+    faults = check_config(write(tmp_path, text))
+    assert [fault.place for fault in faults] == ([] if place is None else [f"streams.flights.model.{place}"])
+    assert all(message in fault.message and fault.line is not None for fault in faults)
+
+
+def test_a_model_gets_its_frozen_configuration_or_its_arguments_as_they_are() -> None:
+    columns = SchemaConfig(numeric=("x",), key="k", event_time="t", target="y")
+    stream = StreamConfig(task="regression", columns=columns)
+    models = {
+        "tabular": TabularConfig(hidden=(8,)),
+        "mlp": MlpConfig(hidden=(8,)),
+        "mine": {"hidden": (8,)},
+    }
+    for name, expected in models.items():
+        model = ModelConfig(name=name, arguments={"hidden": [8]})
+        assert model_config(stream.model_copy(update={"model": model})) == expected
 
 
 def test_own_model_by_name_is_known(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from detectors.columns import Categorical, Columns
-from learners.errors import UnsuitableRowsError
+from learners.errors import UnsuitableModelError, UnsuitableRowsError
 from learners.models.tabular import TabularNetwork
 from learners.models.tabular_config import NumericEmbedding, TabularConfig
 from learners.models.tabular_numpy import Predictor, load
@@ -130,6 +130,25 @@ def test_growing_changes_no_prediction() -> None:
     assert len(model.vocabularies[0]) == 5
     codes = model.encode(columns)[1][:, 0]
     assert int(codes.max()) == 5  # and the new ones are told apart from now on
+
+
+def test_classes_are_added_to_the_head() -> None:
+    model, columns = network(CLASSES).eval(), table(60, colours=("red", "violet")).columns
+    inputs, before = model.encode(columns), {name: t.clone() for name, t in model.state_dict().items()}
+    out_BK = model(*inputs)
+    assert torch.equal(model.head(model.represent(*inputs)), out_BK)
+    model.grow_classes(("d", "b"))
+    assert model.schema.classes == ("a", "b", "c", "d")
+    after = model.state_dict()
+    assert all(torch.equal(after[name][: len(t)] if t.ndim else after[name], t) for name, t in before.items())
+    np.testing.assert_allclose(model(*inputs)[:, :3].detach(), out_BK.detach(), rtol=1e-5, atol=1e-6)
+    again = TabularNetwork.from_spec(json.loads(json.dumps(model.spec())))
+    again.load_state_dict(after)
+    assert np.array_equal(again.predict(columns), model.predict(columns))
+    twin = Predictor(model.spec(), {name: tensor.numpy() for name, tensor in after.items()})
+    np.testing.assert_allclose(twin.predict(as_frame(columns)), model.predict(columns), rtol=1e-5, atol=1e-5)
+    with pytest.raises(UnsuitableModelError, match="no classes"):
+        network().grow_classes(("d",))
 
 
 def test_vocabularies_are_bounded() -> None:
