@@ -6,7 +6,7 @@ Shapes: B rows of a batch, N rows, K outputs, H features of the last hidden laye
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -64,15 +64,18 @@ class Model(nn.Module, ABC):
     def grow(self, columns: Columns) -> None:
         """Make room for what the columns bring for the first time, without changing any prediction."""
 
-    def grow_classes(self, classes: Iterable[str]) -> None:  # noqa: ARG002 - for those that can
-        """Append an output for each class that the schema does not have yet, in this order.
+    def grow_classes(self, classes: Sequence[str]) -> None:  # noqa: ARG002 - for those that can
+        """Append an output for each new class; old ones stay. By default a model cannot.
 
-        Old outputs stay. By default a model cannot.
+        Parameters
+        ----------
+        classes
+            All classes in the order of their index, beginning with those of the schema.
 
         Raises
         ------
         UnsuitableModelError
-            If the model cannot grow, or is a regression.
+            If they begin otherwise, or the model is a regression or cannot grow.
         """
         raise UnsuitableModelError(
             f"{type(self).__name__} has a fixed number of outputs: override grow_classes, or declare all classes"

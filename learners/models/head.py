@@ -6,7 +6,7 @@ another order, so they are equal up to the last bits of float32.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -17,17 +17,23 @@ from learners.errors import UnsuitableModelError
 from learners.schema import Schema
 
 
-def with_classes(schema: Schema, classes: Iterable[str]) -> Schema:
-    """Return the schema with the classes that it does not have yet appended.
+def with_classes(schema: Schema, classes: Sequence[str]) -> Schema:
+    """Return the schema with these classes, which begin with its own: an index keeps its meaning.
 
     Raises
     ------
     UnsuitableModelError
-        If it is a regression.
+        If they begin otherwise, or the schema is that of a regression.
     """
     if schema.task != "classification":
         raise UnsuitableModelError("a regression has no classes to grow")
-    return replace(schema, classes=tuple(dict.fromkeys((*schema.classes, *classes))))
+    known = min(len(classes), len(schema.classes))
+    if tuple(classes[:known]) != schema.classes[:known]:
+        raise UnsuitableModelError(
+            f"classes must begin with {', '.join(schema.classes)}, which the model knows by index, and new ones follow; "
+            f"not {', '.join(classes)}"
+        )
+    return replace(schema, classes=schema.classes + tuple(classes[known:]))
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ Shapes: B rows, F features, K outputs, H inputs of the head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, Self, cast
 
@@ -162,13 +162,13 @@ class Network(Model):
     def grow(self, columns: Columns) -> None:
         """Change nothing: numbers bring nothing new."""
 
-    def grow_classes(self, classes: Iterable[str]) -> None:
-        """Append an output for each class that the schema does not have yet, as rows of the layer called `head`.
+    def grow_classes(self, classes: Sequence[str]) -> None:
+        """Append an output for each new class, as rows of the layer called `head`; see `Model.grow_classes`.
 
         Raises
         ------
         UnsuitableModelError
-            If the class has no such layer, or more than it would depend on the number of outputs.
+            Also if the class has no such layer, or more than it would depend on the number of outputs.
         """
         schema = with_classes(self.schema, classes)
         if schema.outputs == self.schema.outputs:

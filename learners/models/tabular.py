@@ -6,7 +6,7 @@ Shapes: N or B rows, F numeric and C categorical features, K outputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Self, cast
 
@@ -148,14 +148,8 @@ class TabularNetwork(Model):
             embedding.weight = nn.Parameter(torch.cat([old, old[:1].expand(len(new), -1)]))
             embedding.num_embeddings = len(embedding.weight)
 
-    def grow_classes(self, classes: Iterable[str]) -> None:
-        """Append an output for each class that the schema does not have yet, in this order.
-
-        Raises
-        ------
-        UnsuitableModelError
-            If the task is a regression.
-        """
+    def grow_classes(self, classes: Sequence[str]) -> None:
+        """Append an output for each new class; see `Model.grow_classes`."""
         self.schema = with_classes(self.schema, classes)
         grow_head(self.head, self.schema.outputs)
 

@@ -59,8 +59,9 @@ class Block(nn.Module):
         super().__init__()
         self.heads, self.head_width, width = heads, head_width, heads * head_width
         self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.output = nn.Linear(width, width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)  # the softmax cancels what all keys have in common
+        self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
         self.expand, self.contract = nn.Linear(width, expansion * width), nn.Linear(expansion * width, width)
 
     def forward(self, x_BSW: Tensor) -> Tensor:
