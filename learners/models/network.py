@@ -48,7 +48,7 @@ class Network(Model):
     name: ClassVar[str]
     build: ClassVar[Callable[..., nn.Module]]
     config: ClassVar[type[NetworkConfig] | None]  # of a built-in: checks the arguments
-    predict_rows = 1024  # rows per forward pass: a wide one of a convolution takes memory
+    predict_rows = 256  # rows per forward pass: convolutions and attention take memory
 
     numeric_mean: Tensor  # (F,) float64
     numeric_scale: Tensor  # (F,) float64
@@ -62,6 +62,8 @@ class Network(Model):
             )
         self.arguments = {name: _frozen(value) for name, value in arguments.items()}
         self.scale, self.schema = scale, schema
+        shape = self.arguments.get("shape")
+        self.image = shape if isinstance(shape, tuple) and len(shape) == 3 else None
         features = len(schema.numeric)
         self.register_buffer("numeric_mean", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("numeric_scale", torch.ones(features, dtype=torch.float64))

@@ -56,7 +56,8 @@ def standardise(
     block = max(_BLOCK // max(len(names), 1), 1)
     for first in range(0, rows if raw else 0, block):
         rows_here = slice(first, first + block)
-        block_FB = np.concatenate([column[rows_here] for column in raw]).reshape(len(names), -1)
+        parts = raw if rows <= block else [column[rows_here] for column in raw]
+        block_FB = np.concatenate(parts).reshape(len(names), -1)
         block_FB[~np.isfinite(block_FB)] = np.nan
         block_FB -= mean_F[:, None]
         block_FB /= scale_F[:, None]
