@@ -39,7 +39,7 @@ class Network(Model):
     Parameters
     ----------
     arguments
-        Of the class; lists arrive as tuples.
+        Of the class; lists arrive as tuples. A `shape` of three, channels, height and width, says that rows are images.
     scale
         standard: each feature by its own mean and deviation, and within 10 of them. global: all features by one mean
         and deviation, as for pixels. none: values as they come.
@@ -62,6 +62,8 @@ class Network(Model):
             )
         self.arguments = {name: _frozen(value) for name, value in arguments.items()}
         self.scale, self.schema = scale, schema
+        shape = self.arguments.get("shape")
+        self.image = shape if isinstance(shape, tuple) and len(shape) == 3 else None
         shape = self.arguments.get("shape")
         self.image = shape if isinstance(shape, tuple) and len(shape) == 3 else None
         features = len(schema.numeric)

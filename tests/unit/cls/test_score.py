@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,33 @@ def test_models_that_are_not_here_are_refused_by_name() -> None:
     stranger = files[SPEC].replace(b'"name":"cls-continual"', b'"name":"no-such-package"')
     with pytest.raises(Refused, match="needs no-such-package"):
         unpack(files | {SPEC: stranger})
+
+
+def test_a_network_that_the_configuration_names_survives_its_files() -> None:
+    models, names = {"mine": "learners.models.mlp:Mlp"}, ("x", "y")
+    x_NF = np.random.default_rng(0).normal(size=(60, 2))
+    columns: Columns = dict(zip(names, x_NF.T, strict=True))
+    rows = Rows(columns, x_NF.sum(axis=1), np.arange(60))
+    training = start(
+        None,
+        rows,
+        Recipe(epochs=1),
+        schema=Schema(names),
+        model="mine",
+        config={"hidden": (4,)},
+        models=models,
+    )
+    training.step()
+    files = pack(training.finish())
+    document = json.loads(files[SPEC])
+    assert document["distribution"] is None
+    assert (document["spec"]["name"], document["spec"]["arguments"]) == ("mine", {"hidden": [4]})
+    again = restore(unpack(files), models)
+    assert np.array_equal(again.predict(columns), training.model.predict(columns))
+    with pytest.raises(Refused, match=r"no model is called 'mine'.*install the package"):
+        restore(unpack(files))
+    with pytest.raises(Refused, match="cannot be built with inputs=2, outputs=1, hidden="):
+        restore(unpack(files), {"mine": "torch.nn:Linear"})
 
 
 # -- the scorer -------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from learners.errors import UnknownModelError, UnsuitableModelError, UnsuitableR
 from learners.models.cnn_config import CnnConfig
 from learners.models.mlp import Mlp
 from learners.models.network import Network, wrapping
+from learners.models.network_config import NetworkConfig
 from learners.models.registry import BUILT_IN, CONFIGS, load
 from learners.models.transformer import Block
 from learners.models.transformer_config import TransformerConfig
@@ -106,7 +107,7 @@ def own(module: type[nn.Module], schema: Schema = CLASSES, **arguments: Any) -> 
 
 def test_every_built_in_has_a_configuration() -> None:
     assert CONFIGS.keys() == BUILT_IN.keys()
-    assert ARGUMENTS.keys() == BUILT_IN.keys() - {"tabular"}
+    assert ARGUMENTS.keys() == {name for name, config in CONFIGS.items() if issubclass(config, NetworkConfig)}
 
 
 @pytest.mark.parametrize("schema", [CLASSES, REGRESSION])
