@@ -1,7 +1,4 @@
-"""Which rows each step learns from: a pure function of seed and step, so that resuming needs no generator state.
-
-Rows are numbered new ones first (0 to N-1), then those of the memory (N to N+M-1).
-"""
+"""Which rows each step learns from: a pure function of seed and step, so that resuming needs no generator state."""
 
 from __future__ import annotations
 
@@ -14,6 +11,8 @@ from numpy.typing import NDArray
 
 from learners.recipe import Recipe
 from learners.seeds import REPLAY, SHUFFLE, generator
+
+Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,32 +29,28 @@ class Batches:
         """Share of each batch that comes from memory."""
         return self.recipe.replay_share if len(self.weights) else 0.0
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Steps of nearly equal batches that see every new row once."""
         return math.ceil(self.new_rows / max(1, round(self.recipe.batch_rows * (1 - self.replay_share))))
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """Steps of the whole training."""
         steps = math.ceil(self.recipe.epochs * self.steps_per_epoch)
         return steps if self.recipe.max_steps is None else min(steps, self.recipe.max_steps)
 
-    def at(self, step: int) -> NDArray[np.int64]:
-        """Return the numbers of the rows of step `step`."""
+    def at(self, step: int) -> tuple[Index, Index]:
+        """Return the numbers of the new rows of step `step`, and those of the replayed rows in the memory."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order_N = _permutation(self.seed, epoch, self.new_rows)
-        bounds = (
-            self.new_rows * place // self.steps_per_epoch,
-            self.new_rows * (place + 1) // self.steps_per_epoch,
-        )
-        new = order_N[slice(*bounds)]
-        share = self.replay_share
+        first, last = (self.new_rows * end // self.steps_per_epoch for end in (place, place + 1))
+        share, new = self.replay_share, order_N[first:last]
         if share == 0:
-            return new
+            return new, np.empty(0, np.int64)
         uniform = generator(self.seed, REPLAY, step).random(round(len(new) * share / (1 - share)))
         drawn = np.searchsorted(self._cumulative, uniform * self._cumulative[-1], side="right")
-        return np.concatenate([new, self.new_rows + np.minimum(drawn, len(self.weights) - 1)])
+        return new, np.minimum(drawn, len(self.weights) - 1)
 
     @cached_property
     def _cumulative(self) -> NDArray[np.float64]:
@@ -63,5 +58,5 @@ class Batches:
 
 
 @lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
+def _permutation(seed: int, epoch: int, rows: int) -> Index:
     return generator(seed, SHUFFLE, epoch).permutation(rows)

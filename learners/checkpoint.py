@@ -1,7 +1,7 @@
 """The whole state of a learner as named tensors and JSON: what is stored, moved and resumed from.
 
-Tensor names: `model.*` weights and buffers; `fisher.*` and `anchor.*` the consolidation; `memory.*` the rows held;
-while training also `optimizer.*`, `best.*` (early stopping) and `average.*` (of the iterates).
+Tensor names: `model.*` weights and buffers; `ewc.*` and `si.*` what is consolidated (`importance`, `anchor`); `pending.*` and `path.*` what is not
+yet; `memory.*` the rows held; `optimizer.*` Adam's moments; while training also `training.*`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from learners.ewc import Consolidation
-from learners.memory import Memory, from_arrays, to_arrays
+from learners.learner import Learner, Pending
+from learners.memory_slots import Memory
 from learners.models.base import Model
 from learners.models.registry import NO_EXTRA, load
+from learners.quadratic import Consolidation
+from learners.si import PathIntegral
+from learners.slots import Allocate, in_ram
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,31 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
+def pack(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a learner's state beside its model's spec, as tensors and JSON."""
+    tensors = {
+        **prefixed("model", learner.model.state_dict()),
+        **prefixed("ewc.importance", learner.ewc.importance),
+        **prefixed("ewc.anchor", learner.ewc.anchor),
+        **prefixed("si.importance", learner.si.importance),
+        **prefixed("si.anchor", learner.si.anchor),
+        **prefixed("pending", learner.pending.fisher),
+        **prefixed("path", learner.path.tensors() if learner.path is not None else {}),
+        **prefixed("optimizer", learner.moments),
+        **prefixed("memory", learner.memory.tensors()),
+    }
+    meta = {
+        "format": FORMAT,
+        "learned_up_to": learner.learned_up_to,
+        "updates": learner.updates,
+        "regime": learner.regime,
+        "balance": learner.balance,
+        "pending_rows": learner.pending.rows,
+        "memory": learner.memory.meta(),
+    }
+    return tensors, meta
+
+
 def restore_model(checkpoint: Checkpoint, models: Mapping[str, str] = NO_EXTRA) -> Model:
     """Return the model of a checkpoint, on the CPU, in eval mode.
 
@@ -58,48 +86,25 @@ def restore_model(checkpoint: Checkpoint, models: Mapping[str, str] = NO_EXTRA) 
     return model.eval()
 
 
-def restore_consolidation(checkpoint: Checkpoint) -> Consolidation:
-    """Return the Fisher information and the anchor of a checkpoint."""
-    return Consolidation(under("fisher", checkpoint.tensors), under("anchor", checkpoint.tensors))
-
-
-def pack_memory(memory: Memory) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the memory as tensors and JSON. The tensors share its rows, which never change."""
-    arrays, vocabularies = to_arrays(memory.rows) if memory.rows is not None else ({}, {})
-    meta = {
-        "capacity": memory.capacity,
-        "seen": memory.seen,
-        "seed": memory.seed,
-        "vocabularies": vocabularies,
-    }
-    return {f"memory.{name}": torch.from_numpy(array) for name, array in arrays.items()}, meta
-
-
-def restore_memory(checkpoint: Checkpoint) -> Memory:
-    """Return the memory of a checkpoint."""
-    meta, tensors = checkpoint.meta["memory"], under("memory", checkpoint.tensors)
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    rows = from_arrays(arrays, meta["vocabularies"]) if arrays else None
-    return Memory(rows, meta["capacity"], meta["seen"], meta["seed"])
-
-
-def pack_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """Return the optimiser's state by parameter name."""
-    return {
-        name: tensor
-        for parameter_name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-        for name, tensor in prefixed("optimizer", {f"{parameter_name}.{key}": value}).items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Put the packed state back."""
-    packed = under("optimizer", checkpoint.tensors)
-    for name, parameter in model.named_parameters():
-        state = under(name, packed)
-        if state:
-            optimizer.state[parameter] = {
-                key: value.to(parameter.device if key != "step" else "cpu", copy=True)
-                for key, value in state.items()
-            }
+def restore_learner(
+    checkpoint: Checkpoint, models: Mapping[str, str] = NO_EXTRA, allocate: Allocate = in_ram
+) -> Learner:
+    """Return the learner of a checkpoint, with tensors of its own; errors as for `restore_model`."""
+    meta, tensors = checkpoint.meta, checkpoint.tensors
+    path = under("path", tensors)
+    learner = Learner(
+        restore_model(checkpoint, models),
+        Memory.restore(under("memory", tensors), meta["memory"], allocate=allocate),
+        Consolidation(under("ewc.importance", tensors), under("ewc.anchor", tensors)),
+        Pending(under("pending", tensors), meta["pending_rows"]),
+        Consolidation(under("si.importance", tensors), under("si.anchor", tensors)),
+        None,
+        {name: tensor.clone() for name, tensor in under("optimizer", tensors).items()},
+        meta["learned_up_to"],
+        meta["updates"],
+        meta["regime"],
+        meta["balance"],
+    )
+    if path:
+        learner.path = PathIntegral.restore(path, learner.parameters())
+    return learner

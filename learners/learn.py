@@ -2,39 +2,38 @@
 
 training = start(parent, rows, recipe, seed=7)
 while not training.done:
-report = training.step()
+    report = training.step()
 checkpoint = training.finish()
+
+A stream of small updates stays in memory: `learner = training.conclude()`, and `start(learner, more, recipe)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from learners.checkpoint import (
-    Checkpoint,
-    restore_consolidation,
-    restore_memory,
-    restore_model,
-    restore_optimizer,
-    under,
-)
+from torch import Tensor
+
+from learners.checkpoint import Checkpoint, restore_learner
+from learners.encoded import Encoded
 from learners.errors import NoUsableRowsError, ResumeMismatchError
-from learners.ewc import Consolidation
-from learners.memory import Memory
+from learners.learner import Learner
+from learners.memory_slots import Memory
 from learners.models.registry import NO_EXTRA, load
 from learners.recipe import Recipe
 from learners.rows import Rows
 from learners.schema import Schema
 from learners.seeds import INITIAL, seeded
-from learners.training import Progress, StepReport, Training, identity
+from learners.slots import Allocate, in_ram
+from learners.training import StepReport, Training, identity, offer, outputs_of
 
-__all__ = ["Checkpoint", "StepReport", "Training", "resume", "start"]
+__all__ = ["Checkpoint", "Learner", "StepReport", "Training", "resume", "start"]
 
 
 def start(
-    parent: Checkpoint | None,
+    parent: Checkpoint | Learner | None,
     train: Rows,
     recipe: Recipe,
     *,
@@ -42,27 +41,35 @@ def start(
     model: str = "tabular",
     config: Any = None,
     tune: Rows | None = None,
+    retained: Rows | None = None,
+    new_regime: bool = False,
     seed: int = 0,
     models: Mapping[str, str] = NO_EXTRA,
+    allocate: Allocate = in_ram,
 ) -> Training:
     """Begin a training.
 
     Parameters
     ----------
     parent
-        The learner to continue, or None for a new one.
+        What to continue, or None for a new learner. A checkpoint stays as it is; a learner goes on in place.
     train
         New rows. Unlabelled ones are left out.
     recipe
-        How to learn. A `fresh` one takes nothing from the parent but, by default, its schema.
+        How to learn. A `fresh` one takes nothing from the parent.
     schema, model, config
-        What a new network reads, its registered name and its configuration; not used when the parent goes on.
-    tune
-        Rows for early stopping. Without labelled ones there is none.
+        What a new network reads, its registered name and its configuration. A parent's network keeps its own, and grows an output for
+        each class of the schema that it does not have.
+    tune, retained
+        Rows for early stopping and the plateau: of the new regime, and of earlier ones. Without labelled ones there is neither.
+    new_regime
+        Whether these rows are the first of another regime: what was learned until now is consolidated before.
     seed
         Decides initial weights, order of rows, replay and dropout.
     models
         The operator's own models, "module:Class" by name.
+    allocate
+        Where the memory keeps its rows.
 
     Raises
     ------
@@ -71,20 +78,22 @@ def start(
     UnsuitableRowsError
         If the columns or targets do not fit the model.
     """
-    train = _usable(train)
-    if parent is not None and not recipe.fresh:
-        network = restore_model(parent, models)
-        network.grow(train.columns)
-        consolidation = restore_consolidation(parent) if recipe.ewc_lambda else Consolidation()
-        memory = restore_memory(parent).resized(recipe.memory_rows)
-        learned_up_to = parent.meta["learned_up_to"]
+    rows = _usable(train)
+    if parent is None or recipe.fresh:
+        learner = _new(schema, model, config, rows, recipe, seed, models, allocate)
     else:
-        if schema is None:
-            raise ValueError("a new network needs a schema")
-        with seeded(seed, INITIAL):
-            network = load(model, models).fit_preprocessing(config, schema, train)
-        consolidation, memory, learned_up_to = Consolidation(), Memory.empty(recipe.memory_rows, seed), None
-    return Training(network, consolidation, memory, train, _labelled(tune), recipe, seed, learned_up_to)
+        learner = restore_learner(parent, models, allocate) if isinstance(parent, Checkpoint) else parent
+    teacher = None
+    if recipe.lwf_lambda and learner.updates:
+        teacher = outputs_of(learner.model, Encoded.of(learner.model, rows))
+    if learner.updates:
+        _prepare(learner, rows, schema, recipe, new_regime)
+    train_rows = Encoded.of(learner.model, rows)
+    if recipe.rehearsal == "gdumb":
+        offer(learner, train_rows, recipe)
+        learner.learned_up_to = max(int(rows.position.max()), learner.learned_up_to or 0)
+        learner = _renewed(learner, seed)
+    return _training(learner, train_rows, tune, retained, teacher, recipe, seed, identity(rows.position))
 
 
 def resume(
@@ -93,7 +102,9 @@ def resume(
     recipe: Recipe,
     *,
     tune: Rows | None = None,
+    retained: Rows | None = None,
     models: Mapping[str, str] = NO_EXTRA,
+    allocate: Allocate = in_ram,
 ) -> Training:
     """Go on from a snapshot, with the rows and the recipe that the training was started with.
 
@@ -102,23 +113,81 @@ def resume(
     ResumeMismatchError
         If rows or recipe are others, or the checkpoint is a finished one.
     """
-    train, meta = _usable(train), snapshot.meta
+    rows, meta = _usable(train), snapshot.meta
     if meta["state"] != "training":
         raise ResumeMismatchError("a finished training cannot be resumed: start a new one from it")
     if meta["recipe"] != asdict(recipe):
         raise ResumeMismatchError("the snapshot was trained by another recipe")
-    if meta["train"] != identity(train):
+    origin = identity(rows.position)
+    if meta["train"] != origin:
         raise ResumeMismatchError("the snapshot was trained on other rows")
-    network, memory = restore_model(snapshot, models), restore_memory(snapshot)
-    consolidation = restore_consolidation(snapshot)
-    training = Training(
-        network, consolidation, memory, train, _labelled(tune), recipe, meta["seed"], meta["learned_up_to"]
-    )
-    restore_optimizer(training.optimizer, network, snapshot)
-    training.progress = Progress(meta["step"], meta["passes"], meta["epoch_loss"])
-    training.curve = [dict(point) for point in meta["curve"]]
-    training.selection.restore(meta, under("best", snapshot.tensors), under("average", snapshot.tensors))
+    learner = restore_learner(snapshot, models, allocate)
+    train_rows, teacher = Encoded.of(learner.model, rows), snapshot.tensors.get("training.teacher")
+    training = _training(learner, train_rows, tune, retained, teacher, recipe, meta["seed"], origin)
+    training.restore(snapshot)
     return training
+
+
+def _new(
+    schema: Schema | None,
+    model: str,
+    config: Any,
+    rows: Rows,
+    recipe: Recipe,
+    seed: int,
+    models: Mapping[str, str],
+    allocate: Allocate,
+) -> Learner:
+    if schema is None:
+        raise ValueError("a new network needs a schema")
+    with seeded(seed, INITIAL):
+        network = load(model, models).fit_preprocessing(config, schema, rows)
+    memory = Memory.empty(recipe.memory_rows, seed, bytes_max=recipe.memory_bytes, allocate=allocate)
+    return Learner(network, memory, balance=recipe.memory_balance)
+
+
+def _prepare(learner: Learner, rows: Rows, schema: Schema | None, recipe: Recipe, new_regime: bool) -> None:
+    """Consolidate a regime that has ended, make room for what is new, and drop what the recipe has no use for."""
+    if new_regime:
+        learner.consolidate(recipe)
+        learner.regime += 1
+    learner.model.grow(rows.columns)
+    if schema is not None and set(schema.classes) - set(learner.model.schema.classes):
+        learner.model.grow_classes(schema.classes)
+    learner.forget(recipe)
+
+
+def _renewed(learner: Learner, seed: int) -> Learner:
+    """Return the learner with new weights: the preprocessing and the memory stay."""
+    with seeded(seed, INITIAL):
+        network = type(learner.model).from_spec(learner.model.spec())
+    buffers = dict(learner.model.named_buffers())
+    for name, buffer in network.named_buffers():
+        buffer.copy_(buffers[name])
+    return replace(learner, model=network)
+
+
+def _training(
+    learner: Learner,
+    train: Encoded,
+    tune: Rows | None,
+    retained: Rows | None,
+    teacher: Tensor | None,
+    recipe: Recipe,
+    seed: int,
+    origin: Mapping[str, int],
+) -> Training:
+    if recipe.rehearsal == "gdumb":
+        memory = learner.memory
+        train = Encoded(memory.inputs, memory.target, memory.position.numpy())
+    held_out = {
+        name: Encoded.of(learner.model, labelled)
+        for name, part in (("tune", tune), ("retained", retained))
+        if (recipe.patience or recipe.schedule == "plateau")
+        and part is not None
+        and len(labelled := part.labelled())
+    }
+    return Training(learner, train, held_out, teacher, recipe, seed, origin)
 
 
 def _usable(rows: Rows) -> Rows:
@@ -126,7 +195,3 @@ def _usable(rows: Rows) -> Rows:
     if not len(labelled):
         raise NoUsableRowsError(f"none of the {len(rows)} train rows has a finite target")
     return labelled
-
-
-def _labelled(rows: Rows | None) -> Rows | None:
-    return None if rows is None else rows.labelled()

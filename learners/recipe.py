@@ -5,7 +5,6 @@ A recipe is a composition: a task loss, penalties, a memory and a rule of rehear
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -110,11 +109,20 @@ class Recipe:
     def __post_init__(self) -> None:
         check(self)
 
-    def rate(self, step: int, steps: int) -> float:
-        """Return the step size of step `step` (from 0) of `steps`."""
-        warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        decay = 0.5 * (1 + math.cos(math.pi * step / steps)) if self.schedule == "cosine" else 1.0
-        return self.learning_rate * warmup * decay
+    @property
+    def needs_fisher(self) -> bool:
+        """Whether the Fisher information of what was learned is of use later."""
+        return self.ewc_lambda > 0 or (self.freeze > 0 and self.si_lambda == 0)
+
+    @property
+    def distils(self) -> bool:
+        """Whether outputs are stored with the rows in memory."""
+        return self.rehearsal in ("der", "der++") and self.memory_rows > 0
+
+    @property
+    def varies(self) -> bool:
+        """Whether rows are shown in variations of themselves."""
+        return self.augment or self.mixup > 0 or self.cutmix > 0
 
 
 _DEFAULT = Recipe()

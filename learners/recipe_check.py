@@ -24,12 +24,17 @@ def check(recipe: Recipe) -> None:
         value = getattr(recipe, field)
         if not allowed.holds(value):
             raise ValueError(f"recipe: {field} must be {allowed.words}, not {value!r}")
-    for field, choices in _choices(type(recipe)).items():
+    for field, choices in _choices().items():
         value = getattr(recipe, field)
         if value not in choices:
             raise ValueError(f"recipe: {field} must be one of {', '.join(choices)}, not {value!r}")
     if recipe.mixup and recipe.cutmix:
         raise ValueError("recipe: mixup and cutmix exclude each other: set one of them to 0")
+    mixes = recipe.mixup > 0 or recipe.cutmix > 0
+    if mixes and (recipe.distils or recipe.lwf_lambda or recipe.class_mask == "ace"):
+        raise ValueError(
+            "recipe: mixup and cutmix do not go with der, lwf_lambda or class_mask: no outputs are known of mixtures"
+        )
     if recipe.rehearsal == "gdumb" and not recipe.memory_rows:
         raise ValueError(
             "recipe: rehearsal 'gdumb' learns from the memory alone: memory_rows must be above 0"
@@ -37,9 +42,11 @@ def check(recipe: Recipe) -> None:
 
 
 @cache
-def _choices(recipe: Any) -> dict[str, tuple[str, ...]]:
+def _choices() -> dict[str, tuple[str, ...]]:
     """Return the values of the fields that are one of a few words."""
-    hints = get_type_hints(recipe)
+    from learners.recipe import Recipe
+
+    hints = get_type_hints(Recipe)
     return {
         field: words
         for field, hint in hints.items()

@@ -4,12 +4,12 @@ A light update costs milliseconds: rows are encoded once, and each step gathers 
 function of weights, optimiser state, seed and step number, so a training resumed from a snapshot ends, on the CPU,
 with the same bits as one that was never interrupted.
 
-Shapes: B rows of a batch, K outputs.
+Shapes: N new rows, B rows of a batch, K outputs.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,20 +17,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learners.batches import Batches
-from learners.checkpoint import FORMAT, Checkpoint, pack_memory, pack_optimizer, prefixed
+from learners import agem, freezing, quadratic
+from learners.checkpoint import Checkpoint, pack, prefixed, under
+from learners.encoded import Encoded
 from learners.errors import DivergedError
-from learners.ewc import Consolidation, consolidate, penalty
+from learners.feed import Feed, Step
 from learners.fisher import diagonal_fisher
-from learners.losses import criterion
-from learners.memory import Memory
-from learners.models.base import Model
+from learners.herding import herding_priority
+from learners.learner import Learner
+from learners.losses import row_loss
+from learners.objective import Batch, objective
+from learners.optimizer import Optimizer
+from learners.precision import forward
 from learners.recipe import Recipe
-from learners.rows import Rows
+from learners.schedule import Plateau, rate
 from learners.seeds import FISHER, FORWARD, generator, seeded
 from learners.selection import Selection
+from learners.si import PathIntegral
 
 FORWARD_PASS = 1 / 3  # cost of a forward pass, in passes of forward and backward
+EVALUATED_ROWS = 4096  # rows per pass without a gradient
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,8 @@ class StepReport:
     """What one optimiser step did."""
 
     step: int  # from 0
-    loss: float  # task loss on the batch, before the step
-    penalty: float  # EWC penalty, before the step
+    loss: float  # objective on the batch, before the step
+    penalty: float  # of staying near what was consolidated, before the step
     rate: float  # step size
 
 
@@ -53,36 +59,52 @@ class Progress:
 
 
 class Training:
-    """One training in progress; made by `start` or `resume`."""
+    """One training in progress; made by `start` or `resume`.
+
+    Parameters
+    ----------
+    held_out
+        Tune rows by name ("fresh", "retained"): what early stopping and the plateau look at.
+    teacher
+        (N, K of the parent) outputs of the parent on the train rows, or None.
+    origin
+        What tells these train rows from others, as by `identity`; plain JSON.
+    """
 
     def __init__(
         self,
-        model: Model,
-        consolidation: Consolidation,
-        memory: Memory,
-        train: Rows,
-        tune: Rows | None,
+        learner: Learner,
+        train: Encoded,
+        held_out: Mapping[str, Encoded],
+        teacher: Tensor | None,
         recipe: Recipe,
         seed: int,
-        learned_up_to: int | None,
+        origin: Mapping[str, int],
     ) -> None:
-        train = train.only(model.schema.features)  # memory holds what the model reads, and nothing else
-        self.model, self.memory, self.train = model.train(), memory, train
-        self.recipe, self.seed, self.learned_up_to = recipe, seed, learned_up_to
+        self.origin = dict(origin)
+        self.learner, self.model, self.memory = learner, learner.model.train(), learner.memory
+        self.train, self.held_out, self.recipe, self.seed = train, held_out, recipe, seed
+        self.task = self.model.schema.task
         self.progress, self.curve = Progress(), list[dict[str, Any]]()
-        self.parameters = dict(model.named_parameters())
-        self.consolidation = consolidation.aligned(self.parameters)
-        self.criterion = criterion(recipe.loss, model.schema.task)
-        replayed = memory.rows if recipe.replay_share else None
-        self.batches = Batches(
-            len(train), memory.weights(recipe.recency_rows) if replayed else np.empty(0), recipe, seed
-        )
-        self.inputs, self.target = _encoded(model, train, replayed)
-        self.position = np.concatenate([train.position, replayed.position]) if replayed else train.position
-        self.tune = _encoded(model, tune) if tune is not None and len(tune) and recipe.patience else None
+        self.parameters = learner.parameters()
+        self.row_loss = row_loss(recipe.loss, self.task)
+        self.feed = Feed(self.model, train, self.memory, teacher, recipe, seed)
+        self.batches = self.feed.batches
         self.selection = Selection(recipe.patience, round(self.batches.steps * (1 - recipe.average_share)))
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), weight_decay=recipe.weight_decay, fused=True
+        self.plateau = Plateau()
+        self.optimizer = Optimizer(self.parameters, recipe, learner.moments)
+        self.penalties = [
+            (kept.aligned(self.parameters), strength)
+            for kept, strength in ((learner.ewc, recipe.ewc_lambda), (learner.si, recipe.si_lambda))
+            if strength and kept.importance
+        ]
+        if recipe.si_lambda:
+            begun = learner.path or PathIntegral(self.parameters)
+            learner.path = begun.aligned(self.parameters)
+        self.mobility = freezing.mobility([kept for kept, _ in self.penalties], recipe.freeze)
+        # (N, K) outputs of each row's last visit: they go into the memory with it.
+        self.visited = (
+            torch.full((len(train), self.model.schema.outputs), torch.nan) if recipe.distils else None
         )
 
     @property
@@ -98,25 +120,29 @@ class Training:
         DivergedError
             If the loss or its gradient is not finite. The weights stay as they were.
         """
-        step, recipe = self.progress.step, self.recipe
-        batch = self.batches.at(step)
-        index_B = torch.from_numpy(batch)
-        with seeded(self.seed, FORWARD, step):  # dropout, too, depends on seed and step alone
-            out_BK = self.model(*(tensor[index_B] for tensor in self.inputs))
-        loss = self.criterion(out_BK, self.target[index_B])
-        elastic = penalty(self.parameters, self.consolidation, recipe.ewc_lambda)
-        self.optimizer.zero_grad()
-        torch.autograd.backward(loss + elastic)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip_norm or math.inf)
-        if not (loss.isfinite() and norm.isfinite()):
-            raise DivergedError(step, self.position[batch].tolist())
-        rate = recipe.rate(step, self.batches.steps)
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
+        step, recipe, path = self.progress.step, self.recipe, self.learner.path
+        seen = self.feed.at(step)
+        loss, out_BK = self._gradient(seen, step)
+        if path is not None:
+            path.before_step(self.parameters)
+        pulls = [quadratic.pull(self.parameters, kept, strength) for kept, strength in self.penalties]
+        finite = bool(loss.isfinite() and self.optimizer.clip().isfinite())
+        overflowed = self.optimizer.overflowed(finite)
+        if not (finite or overflowed):
+            raise DivergedError(step, self._positions(seen))
+        size = 0.0 if overflowed else rate(recipe, step, self.batches.steps, self.plateau.multiplier)
+        if not overflowed:
+            before = freezing.noted(self.parameters, self.mobility)
+            self.optimizer.step(size)
+            freezing.damp(self.parameters, before, self.mobility)
+            if path is not None:
+                path.after_step(self.parameters)
 
-        report = StepReport(step, loss.item(), elastic.item(), rate)
+        if self.visited is not None:
+            self.visited[torch.from_numpy(seen.new)] = out_BK[: len(seen.new)].cpu()
+        report = StepReport(step, loss.item(), float(sum(pulls)), size)
         self.progress.step += 1
-        self.progress.passes += len(batch)
+        self.progress.passes += len(seen.batch)
         self.progress.epoch_loss += report.loss
         self.selection.include(self.progress.step, self.parameters)
         if self.progress.step % self.batches.steps_per_epoch == 0 or self.done:
@@ -125,85 +151,161 @@ class Training:
 
     def snapshot(self) -> Checkpoint:
         """Return a checkpoint to resume from."""
+        self.learner.moments = self.optimizer.moments()
         tensors = {
-            **prefixed("fisher", self.consolidation.fisher),
-            **prefixed("anchor", self.consolidation.anchor),
-            **pack_optimizer(self.optimizer, self.model),
-            **prefixed("best", self.selection.best),
-            **prefixed("average", self.selection.average),
+            **prefixed("training.best", self.selection.best),
+            **prefixed("training.average", self.selection.average),
+            **prefixed("training.optimizer", self.optimizer.tensors()),
         }
-        return self._checkpoint("training", self.memory, tensors, self.learned_up_to)
+        for name, tensor in (("visited", self.visited), ("teacher", self.feed.teacher)):
+            if tensor is not None:
+                tensors |= prefixed("training", {name: tensor})
+        return self._checkpoint("training", tensors)
+
+    def restore(self, snapshot: Checkpoint) -> None:
+        """Go on where the snapshot was taken."""
+        meta, tensors = snapshot.meta, under("training", snapshot.tensors)
+        self.progress = Progress(meta["step"], meta["passes"], meta["epoch_loss"])
+        self.curve = [dict(point) for point in meta["curve"]]
+        self.selection.restore(meta, under("best", tensors), under("average", tensors))
+        self.plateau = Plateau.restore(meta["plateau"])
+        self.optimizer.restore(under("optimizer", tensors), meta["optimizer"])
+        if self.visited is not None:
+            self.visited.copy_(tensors["visited"])
 
     def finish(self) -> Checkpoint:
-        """Return the learner with what it learned consolidated: Fisher information, anchor and memory."""
+        """Return the learner with what it learned, at rest."""
+        self.conclude()
+        return self._checkpoint("finished", {})
+
+    def conclude(self) -> Learner:
+        """Return the learner with what it learned, to go on with at once. A training ends once."""
+        recipe, learner = self.recipe, self.learner
         with torch.no_grad():
             for name, value in self.selection.chosen.items():
                 self.parameters[name].copy_(value)
-        consolidation = self._consolidate() if self.recipe.ewc_lambda else Consolidation()
-        tensors = {**prefixed("fisher", consolidation.fisher), **prefixed("anchor", consolidation.anchor)}
-        learned_up_to = max(int(self.train.position.max()), self.learned_up_to or 0)
-        return self._checkpoint("finished", self.memory.offer(self.train), tensors, learned_up_to)
+        learner.updates += 1
+        if recipe.needs_fisher:
+            learner.pending = learner.pending.including(*self._information())
+        if recipe.consolidate_every and learner.updates % recipe.consolidate_every == 0:
+            learner.consolidate(recipe)
+        learner.moments = self.optimizer.moments() if recipe.keep_optimizer else {}
+        learner.learned_up_to = max(int(self.train.position.max()), learner.learned_up_to or 0)
+        if recipe.rehearsal != "gdumb":  # which was offered them before it began
+            offer(learner, self.train, recipe, self._outputs_to_keep())
+        self.model.eval()
+        return learner
 
-    def _consolidate(self) -> Consolidation:
-        rows = min(self.recipe.fisher_rows, len(self.train))
-        index = generator(self.seed, FISHER).permutation(len(self.train))[:rows]
-        task = self.model.schema.task
-        fisher = diagonal_fisher(
-            self.model, tuple(tensor[torch.from_numpy(index)] for tensor in self.inputs), task
-        )
-        self.progress.passes += rows * (FORWARD_PASS + (1 - FORWARD_PASS) * self.model.schema.outputs)
-        return consolidate(self.consolidation, self.parameters, fisher, self.recipe.fisher_decay)
+    def _gradient(self, seen: Step, step: int) -> tuple[Tensor, Tensor]:
+        """Leave the gradient of the objective in the parameters; return its value, and the outputs of the batch."""
+        batch, new = seen.batch, len(seen.new)
+        self.optimizer.zero_grad()
+        with seeded(self.seed, FORWARD, step):  # dropout, too, depends on seed and step alone
+            if self.recipe.rehearsal == "a-gem" and len(seen.replayed):
+                self._backward(batch.rows(new, len(batch)))
+                reference = [p.grad for p in self.parameters.values() if p.grad is not None]
+                self.optimizer.zero_grad()
+                loss, out_BK = self._backward(batch.rows(0, new))
+                agem.project([p.grad for p in self.parameters.values() if p.grad is not None], reference)
+            else:
+                loss, out_BK = self._backward(batch)
+        self.optimizer.unscale()
+        return loss, out_BK
+
+    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Add the gradient of the objective, in parts; return its value, and the outputs."""
+        total, outputs, recipe = torch.zeros(()), [], self.recipe
+        for part in batch.parts(recipe.accumulate):
+            out_BK = forward(self.model, part.inputs, recipe.precision, recipe.checkpoint_activations)
+            loss = objective(out_BK, part, recipe, self.row_loss, self.task)
+            self.optimizer.backward(loss)
+            total = total + loss.detach()
+            outputs.append(out_BK.detach())
+        return total, torch.cat(outputs)
+
+    def _information(self) -> tuple[dict[str, Tensor], int]:
+        """Return the Fisher information of what was learned, and of how many rows it is."""
+        recipe = self.recipe
+        rows = min(recipe.fisher_rows, len(self.train))
+        index = torch.from_numpy(generator(self.seed, FISHER).permutation(len(self.train))[:rows])
+        inputs = tuple(tensor[index] for tensor in self.train.inputs)
+        target = self.train.target[index]
+        fisher = diagonal_fisher(self.model, inputs, self.task, recipe.fisher, target, seed=self.seed)
+        backward = self.model.schema.outputs if recipe.fisher == "exact" else 1
+        self.progress.passes += rows * (FORWARD_PASS + (1 - FORWARD_PASS) * backward)
+        return fisher, rows
+
+    def _outputs_to_keep(self) -> Tensor | None:
+        """Return the (N, K) outputs to store: of the last visit, or of the rows as they are if only variations were visited."""
+        if self.visited is None or not self.recipe.varies:
+            return self.visited
+        self.progress.passes += len(self.train) * FORWARD_PASS
+        return outputs_of(self.model, self.train)
 
     def _end_epoch(self) -> None:
         progress = self.progress
         steps = (progress.step - 1) % self.batches.steps_per_epoch + 1
         self.curve.append({"step": progress.step, "loss": progress.epoch_loss / steps})
         progress.epoch_loss = 0.0
-        if self.tune is None:
+        if not self.held_out:
             return
-        loss = self._tune_loss(*self.tune)
-        self.curve[-1]["tune"] = loss
-        progress.passes += len(self.tune[1]) * FORWARD_PASS
-        self.selection.judge(loss, self.parameters)
+        losses = {name: self._held_out_loss(rows) for name, rows in self.held_out.items()}
+        progress.passes += sum(map(len, self.held_out.values())) * FORWARD_PASS
+        self.curve[-1] |= losses
+        if self.recipe.patience:
+            self.selection.judge(sum(losses.values()) / len(losses), self.parameters)
+        self.plateau = self.plateau.judge(*losses.values())
 
-    @torch.no_grad()
-    def _tune_loss(self, inputs: tuple[Tensor, ...], target: Tensor) -> float:
-        self.model.eval()
-        loss = self.criterion(self.model(*inputs), target).item()
-        self.model.train()
-        return loss
+    def _held_out_loss(self, rows: Encoded) -> float:
+        return self.row_loss(outputs_of(self.model, rows), rows.target).mean().item()
 
-    def _checkpoint(
-        self, state: str, memory: Memory, tensors: dict[str, Tensor], learned_up_to: int | None
-    ) -> Checkpoint:
-        held, memory_meta = pack_memory(memory)
-        meta = {
-            "format": FORMAT,
+    def _positions(self, seen: Step) -> list[int]:
+        replayed = self.memory.position[torch.from_numpy(seen.replayed)].tolist()
+        return [*self.train.position[seen.new].tolist(), *replayed]
+
+    def _checkpoint(self, state: str, tensors: dict[str, Tensor]) -> Checkpoint:
+        held, meta = pack(self.learner)
+        meta |= {
             "state": state,
             **asdict(self.progress),
             **self.selection.scalars,
+            "plateau": self.plateau.scalars,
+            "optimizer": self.optimizer.scalars,
             "steps": self.batches.steps,
             "curve": [dict(point) for point in self.curve],
             "recipe": asdict(self.recipe),
             "seed": self.seed,
-            "train": identity(self.train),
-            "learned_up_to": learned_up_to,
-            "memory": memory_meta,
+            "train": self.origin,
         }
-        return Checkpoint(
-            self.model.spec(), {**prefixed("model", self.model.state_dict()), **held, **tensors}, meta
-        )
+        return Checkpoint(self.model.spec(), held | tensors, meta)
 
 
-def identity(rows: Rows) -> dict[str, int]:
-    """Return what tells these train rows from others."""
-    first, last = int(rows.position.min()), int(rows.position.max())
-    return {"rows": len(rows), "first": first, "last": last}
+def identity(position: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, int]:
+    """Return what tells train rows at these positions from others."""
+    return {"rows": len(position), "first": int(position.min()), "last": int(position.max())}
 
 
-def _encoded(model: Model, *parts: Rows | None) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return the arguments of `forward` and the targets, of all parts one after the other."""
-    rows = [part for part in parts if part is not None]
-    inputs = zip(*(model.encode(part.columns) for part in rows), strict=True)
-    target = torch.cat([model.encode_target(part.target) for part in rows])
-    return tuple(torch.cat(tensors) for tensors in inputs), target
+@torch.no_grad()
+def outputs_of(model: torch.nn.Module, rows: Encoded) -> Tensor:
+    """Return the (N, K) outputs in eval mode; the mode is left as it was."""
+    was_training = model.training
+    model.eval()
+    firsts = range(0, len(rows), EVALUATED_ROWS)
+    out_NK = torch.cat(
+        [model(*(tensor[first : first + EVALUATED_ROWS] for tensor in rows.inputs)) for first in firsts]
+    )
+    model.train(was_training)
+    return out_NK
+
+
+def offer(learner: Learner, rows: Encoded, recipe: Recipe, outputs: Tensor | None = None) -> None:
+    """Let the memory see rows, each once and in order."""
+    stratum = rows.stratum(recipe, learner.model.schema.task, learner.regime)
+    priority = None
+    if recipe.memory_order == "herding" and learner.memory.capacity:
+        with torch.no_grad():
+            features_NH = learner.model.represent(*rows.inputs)
+        priority = herding_priority(features_NH, stratum)
+    learner.memory.offer(
+        rows.inputs, rows.target, torch.from_numpy(rows.position), stratum, outputs=outputs, priority=priority
+    )

@@ -32,6 +32,7 @@ class Model(nn.Module, ABC):
     schema: Schema
     target_location: Tensor  # () float64, in target units
     target_scale: Tensor  # () float64, in target units
+    image: tuple[int, int, int] | None = None  # (C, H, W) where a row of numbers is an image
     predict_rows: ClassVar[int] = 16_384  # rows per forward pass of `predict`
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ from learners.models.tabular import TabularNetwork
 from learners.models.tabular_config import TabularConfig
 from learners.recipe import RECIPES, Recipe
 from learners.rows import Rows
+from learners.schedule import rate
 from learners.schema import Schema
 from learners.seeds import INITIAL, seeded
 
@@ -50,11 +51,11 @@ def test_without_penalty_and_replay_it_is_plain_training_to_the_bit() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=PLAIN.learning_rate, weight_decay=0.0, fused=True)
     batches = Batches(len(rows), np.empty(0), PLAIN, seed=4)
     for step in range(10):
-        index = torch.from_numpy(batches.at(step))
+        index = torch.from_numpy(batches.at(step)[0])
         optimizer.zero_grad()
         out_B = model(*(tensor[index] for tensor in inputs))[:, 0]
         torch.autograd.backward(functional.mse_loss(out_B, target[index]) / 2)
-        optimizer.param_groups[0]["lr"] = PLAIN.rate(step, batches.steps)
+        optimizer.param_groups[0]["lr"] = rate(PLAIN, step, batches.steps)
         optimizer.step()
     for name, tensor in model.state_dict().items():
         assert torch.equal(learned.tensors[f"model.{name}"], tensor), name
@@ -67,19 +68,19 @@ def test_an_epoch_sees_every_new_row_once_and_replay_has_its_share() -> None:
         for epoch in range(2)
     ]
     for epoch in epochs:
-        drawn = np.concatenate(epoch)
-        assert sorted(drawn[drawn < 230]) == list(range(230))
-        assert drawn.max() < 230 + 77
-        assert (drawn >= 230).mean() == pytest.approx(0.6, abs=0.02)
-        assert max(map(len, epoch)) <= 50
-    assert not np.array_equal(epochs[0][0], epochs[1][0])
+        new, replayed = (np.concatenate(part) for part in zip(*epoch, strict=True))
+        assert sorted(new) == list(range(230))
+        assert replayed.max() < 77
+        assert len(replayed) / (len(new) + len(replayed)) == pytest.approx(0.6, abs=0.02)
+        assert max(len(new) + len(replayed) for new, replayed in epoch) <= 50
+    assert not np.array_equal(epochs[0][0][0], epochs[1][0][0])
 
 
 def test_replay_follows_the_weights() -> None:
     weights = np.array([0.0, 1.0, 3.0])
     batches = Batches(100, weights, replace(PLAIN, replay_share=0.9, batch_rows=1000, epochs=20), seed=1)
-    drawn = np.concatenate([batches.at(step) for step in range(batches.steps)])
-    counts = np.bincount(drawn[drawn >= 100] - 100, minlength=3)
+    drawn = np.concatenate([batches.at(step)[1] for step in range(batches.steps)])
+    counts = np.bincount(drawn, minlength=3)
     assert counts[0] == 0
     assert counts[2] / counts[1] == pytest.approx(3, rel=0.1)
 

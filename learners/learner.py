@@ -1,0 +1,75 @@
+"""What is known between two trainings: the model, what is consolidated, and the memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from learners import ewc, si
+from learners.memory_slots import Memory
+from learners.models.base import Model
+from learners.quadratic import Consolidation
+from learners.recipe import Recipe
+from learners.si import PathIntegral
+
+Named = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """Fisher information of updates that are not consolidated yet: the mean over their rows."""
+
+    fisher: Named = field(default_factory=dict)  # unnormalised
+    rows: int = 0
+
+    def including(self, fisher: Named, rows: int) -> Pending:
+        """Return it with further rows; parameters that have grown or are new begin at nothing."""
+        if not self.rows:
+            return Pending(fisher, rows)
+        old = Consolidation(self.fisher, self.fisher).aligned(fisher).importance
+        share = rows / (self.rows + rows)
+        mean = {name: share * value + (1 - share) * old.get(name, 0.0) for name, value in fisher.items()}
+        return Pending(mean, self.rows + rows)
+
+
+@dataclass(eq=False)
+class Learner:
+    """A model that goes on learning. A training changes it in place and gives it back."""
+
+    model: Model
+    memory: Memory
+    ewc: Consolidation = field(default_factory=Consolidation)
+    pending: Pending = field(default_factory=Pending)
+    si: Consolidation = field(default_factory=Consolidation)
+    path: PathIntegral | None = None  # since the last consolidation
+    moments: Named = field(default_factory=dict)  # of Adam, by parameter; where a recipe keeps them
+    learned_up_to: int | None = None  # newest position in the sample log
+    updates: int = 0  # trainings so far
+    regime: int = 0  # regimes before this one
+    balance: str = "none"  # what the memory's strata are
+
+    def parameters(self) -> Named:
+        """Return the weights that are learned, by name."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def forget(self, recipe: Recipe) -> None:
+        """Drop what a recipe has no use for, and give the memory its size and its shares."""
+        if not recipe.needs_fisher:
+            self.ewc, self.pending = Consolidation(), Pending()
+        if not recipe.si_lambda:
+            self.si, self.path = Consolidation(), None
+        if not recipe.keep_optimizer:
+            self.moments = {}
+        self.memory.bytes_max = recipe.memory_bytes
+        self.memory.resize(recipe.memory_rows)
+
+    def consolidate(self, recipe: Recipe) -> None:
+        """Hold on to what was learned since the last time: the weights as they are become the anchor."""
+        parameters = self.parameters()
+        if self.pending.rows:
+            self.ewc = ewc.consolidate(self.ewc, parameters, self.pending.fisher, recipe.fisher_decay)
+            self.pending = Pending()
+        if self.path is not None:
+            self.si = si.consolidate(self.si, parameters, self.path, recipe.fisher_decay, recipe.si_damping)
+            self.path = None
