@@ -1,55 +1,97 @@
 """The diagonal of the Fisher information: the mean over rows of squared per-row gradients.
 
-For a row x the model states p(y | x), and F_i = E_x E_{y ~ p(y|x)} (d log p(y|x) / d theta_i)^2, the inner mean
-taken exactly (Kunstner et al. 2019, arXiv:1905.12558: neither the labels nor the square of a batch's mean gradient
-give this). Classification: a mean over the predicted classes. Regression: p is Gaussian with unit variance in
-standardised units, so the inner mean is (d out / d theta_i)^2.
+For a row x the model states p(y | x), and F_i = E_x E_{y ~ p(y|x)} (d log p(y|x) / d theta_i)^2. Regression: p is
+Gaussian with unit variance in standardised units. The inner mean is taken
 
-For a linear layer out = a W' + b the per-row gradient is the outer product of delta = d score / d out and a, so the
-sum of its squares is (delta^2)' (a^2): as cheap as a backward pass (Goodfellow 2015, arXiv:1510.01799). An embedding
-adds delta^2 to the row it looked up. Every other parameter goes through torch.func.
+- exactly: over the predicted classes; for regression it is (d out / d theta_i)^2, summed over outputs;
+- sampled: at one label per row, drawn from the model. Unbiased, one backward pass whatever the number of classes;
+- empirically: at the given labels. Cheap, but not the Fisher information: it also measures how wrong the model is
+  (Kunstner et al. 2019, arXiv:1905.12558).
 
-Shapes: B rows of a batch, K outputs, I inputs and O outputs of a layer.
+Rows are squared one by one: the square of a batch's mean gradient would depend on the batch and vanish at an optimum.
+How is in `learners.fisher_rows`.
+
+Shapes: B rows of a batch, N rows, K outputs, S scores, P parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
+from learners.fisher_layers import recorded
+from learners.fisher_rows import add_by_vmap, add_closed_form, layers_in_closed_form
 from learners.models.base import Inputs
 from learners.schema import Task
+from learners.seeds import FISHER, generator
+
+Kind = Literal["exact", "sampled", "empirical"]
+
+_LABELS = 1  # stream of random numbers, beside that of the choice of rows
 
 
-def diagonal_fisher(model: nn.Module, inputs: Inputs, task: Task, batch_rows: int = 512) -> dict[str, Tensor]:
-    """Return the diagonal Fisher information by parameter name, unnormalised.
+def diagonal_fisher(
+    model: nn.Module,
+    inputs: Inputs,
+    task: Task,
+    kind: Kind = "exact",
+    target: Tensor | None = None,
+    batch_rows: int = 256,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Return the diagonal Fisher information by parameter name, unnormalised, of what requires gradients.
 
     Parameters
     ----------
     model
-        Runs in eval mode meanwhile; its mode and gradients are left as they were.
+        Runs in eval mode meanwhile; its modes and gradients are left as they were. No row's output may depend on
+        other rows.
     inputs
         Arguments of `forward`, at least one row.
     task
         Kind of the outputs.
+    kind
+        How the mean over labels is taken, see above.
+    target
+        (N,) class indices or standardised targets; read by "empirical" alone.
     batch_rows
         Rows per pass. Bounds memory, does not change the result.
+    seed
+        Of the labels of "sampled".
+
+    Raises
+    ------
+    ValueError
+        If "empirical" is asked for without targets.
     """
-    fisher_P = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
-    with _evaluating(model):
-        for first in range(0, len(inputs[0]), batch_rows):
+    if kind == "empirical" and target is None:
+        raise ValueError("fisher: kind 'empirical' needs target, the labels of the rows")
+    total_P = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
+    rows, random = len(inputs[0]), generator(seed, FISHER, _LABELS)
+    score = partial(scores, task=task)
+    with _evaluating(model), torch.enable_grad():
+        layers = layers_in_closed_form(model, _probe(inputs, batch_rows), score, total_P)
+        for first in range(0, rows, batch_rows):
             batch = tuple(tensor[first : first + batch_rows] for tensor in inputs)
-            closed = _add_closed_form(model, batch, task, fisher_P)
-            _add_by_vmap(model, batch, task, fisher_P, fisher_P.keys() - closed)
-    return {name: total / len(inputs[0]) for name, total in fisher_P.items()}
+            with recorded(model) as calls:
+                out_BK = model(*batch)
+            label_B = None
+            if kind == "sampled":
+                label_B = drawn(out_BK.detach(), task, random)
+            elif kind == "empirical" and target is not None:
+                label_B = target[first : first + batch_rows]
+            closed = add_closed_form(layers, calls, score(out_BK, label_B=label_B), total_P)
+            add_by_vmap(model, batch, label_B, score, total_P, total_P.keys() - closed)
+    return {name: values / rows for name, values in total_P.items()}
 
 
-def normalised(fisher_P: dict[str, Tensor]) -> dict[str, Tensor]:
+def normalised(fisher_P: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the information scaled to trace one.
 
     The penalty is then lambda/2 times a weighted mean of squared weight displacements, so that one lambda means the
@@ -57,74 +99,38 @@ def normalised(fisher_P: dict[str, Tensor]) -> dict[str, Tensor]:
     arXiv:1805.06370, normalise for the same reason). Without any information it stays zero.
     """
     trace = sum(float(values.double().sum()) for values in fisher_P.values())
-    return {name: values / trace for name, values in fisher_P.items()} if trace > 0 else fisher_P
+    return {name: values / trace if trace > 0 else values for name, values in fisher_P.items()}
 
 
-def scores(out_BK: Tensor, task: Task) -> Tensor:
-    """Return scores_BK whose squared gradients, summed over K, are each row's Fisher information."""
+def scores(out_BK: Tensor, task: Task, label_B: Tensor | None = None) -> Tensor:
+    """Return scores_BS whose squared gradients, summed over S, are each row's information.
+
+    Without labels the mean over them is exact; with labels the only score is their log-likelihood.
+    """
+    if label_B is None:
+        if task == "regression":
+            return out_BK
+        return out_BK.softmax(dim=1).sqrt().detach() * out_BK.log_softmax(dim=1)
     if task == "regression":
-        return out_BK
-    return out_BK.softmax(dim=1).sqrt().detach() * out_BK.log_softmax(dim=1)
+        return -(out_BK - label_B.reshape(out_BK.shape)).square().sum(dim=1, keepdim=True) / 2
+    return out_BK.log_softmax(dim=1).gather(1, label_B[:, None])
 
 
-@dataclass
-class _Call:
-    """One application of a layer to a batch."""
-
-    name: str
-    layer: nn.Linear | nn.Embedding
-    input: Tensor
-    output: Tensor
-
-
-def _add_closed_form(model: nn.Module, batch: Inputs, task: Task, fisher_P: dict[str, Tensor]) -> set[str]:
-    """Add the batch's sum for linear layers and embeddings; return the parameters dealt with."""
-    with torch.enable_grad(), _recording(model) as calls:
-        scores_BK = scores(model(*batch), task)
-    calls = [call for call in calls if _has_closed_form(call, calls)]
-    if not calls:
-        return set()
-    for scores_B in scores_BK.unbind(dim=1):
-        outputs = [call.output for call in calls]
-        deltas = torch.autograd.grad(scores_B.sum(), outputs, retain_graph=True, materialize_grads=True)
-        for call, delta_BO in zip(calls, deltas, strict=True):
-            weight, square_BO = f"{call.name}.weight", delta_BO.square()
-            if isinstance(call.layer, nn.Embedding):
-                fisher_P[weight].index_add_(0, call.input, square_BO)
-                continue
-            if weight in fisher_P:
-                fisher_P[weight].addmm_(square_BO.T, call.input.detach().square())
-            if f"{call.name}.bias" in fisher_P:
-                fisher_P[f"{call.name}.bias"].add_(square_BO.sum(dim=0))
-    return {f"{call.name}.{kind}" for call in calls for kind in ("weight", "bias")}
+def drawn(out_BK: Tensor, task: Task, random: np.random.Generator) -> Tensor:
+    """Return a label per row, drawn from the model. Row after row, so that batches draw what the whole would."""
+    if task == "regression":
+        return out_BK + torch.from_numpy(random.standard_normal(tuple(out_BK.shape))).to(out_BK)
+    uniform_B1 = torch.from_numpy(random.random((len(out_BK), 1))).to(out_BK.device)
+    cumulative_BK = out_BK.double().softmax(dim=1).cumsum(dim=1)
+    return (cumulative_BK < uniform_B1).sum(dim=1).clamp_max(out_BK.shape[1] - 1)
 
 
-def _add_by_vmap(
-    model: nn.Module, batch: Inputs, task: Task, fisher_P: dict[str, Tensor], names: set[str]
-) -> None:
-    """Add the batch's sum for any parameter, from explicit per-row gradients."""
-    if not names:
-        return
-    parameters = {name: p.detach() for name, p in model.named_parameters() if name in names}
-
-    def score(parameters: dict[str, Tensor], k: Tensor, *row: Tensor) -> Tensor:
-        out_1K = functional_call(model, parameters, tuple(tensor[None] for tensor in row))
-        return scores(out_1K, task)[0].gather(0, k[None])[0]
-
-    gradients: Callable[..., dict[str, Tensor]] = vmap(grad(score), in_dims=(None, None, *(0 for _ in batch)))
-    with torch.no_grad():  # for all but the functional gradients
-        for k in range(model(*batch).shape[1]):
-            for name, gradient_BP in gradients(parameters, torch.tensor(k), *batch).items():
-                fisher_P[name].add_(gradient_BP.square().sum(dim=0))
-
-
-def _has_closed_form(call: _Call, calls: list[_Call]) -> bool:
-    """Tell whether the layer saw each row once: no time axis, no sharing, no padding."""
-    alone = sum(other.layer is call.layer for other in calls) == 1
-    if isinstance(call.layer, nn.Embedding):
-        trained = call.layer.weight.requires_grad and call.layer.padding_idx is None
-        return alone and trained and call.input.dim() == 1 and not call.layer.scale_grad_by_freq
-    return alone and call.input.dim() == 2 and call.output.requires_grad
+def _probe(inputs: Inputs, batch_rows: int) -> Inputs:
+    """Return a few rows; as many as no batch has, so that a time axis is not taken for the rows of every batch."""
+    sizes = {batch_rows, len(inputs[0]), len(inputs[0]) % batch_rows}
+    count = next(count for count in range(2, 6) if count not in sizes)
+    index = torch.arange(count) % len(inputs[0])
+    return tuple(tensor[index] for tensor in inputs)
 
 
 @contextmanager
@@ -136,25 +142,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-@contextmanager
-def _recording(model: nn.Module) -> Iterator[list[_Call]]:
-    """Collect the calls of linear layers and embeddings; later in-place operations work on copies."""
-    calls: list[_Call] = []
-    handles = []
-    for name, layer in model.named_modules():
-        if type(layer) not in (nn.Linear, nn.Embedding):
-            continue
-
-        def record(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor:
-            assert isinstance(layer, nn.Linear | nn.Embedding)
-            calls.append(_Call(name, layer, args[0], output))
-            return output.clone()
-
-        handles.append(layer.register_forward_hook(record))
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()

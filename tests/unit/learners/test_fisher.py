@@ -1,15 +1,24 @@
 """The Fisher information against mathematics: analytic, by a loop over rows, and for every batch size."""
 
+import math
+from collections.abc import Callable
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from learners.fisher import diagonal_fisher, normalised, scores
+from learners.fisher import Kind, diagonal_fisher, drawn, normalised, scores
 from learners.schema import Task
+from learners.seeds import FISHER, generator
+
+Inputs = tuple[Tensor, ...]
+ROWS = 11
 
 
 class Mixed(nn.Module):
-    """Linear layers, an embedding, and parameters that only torch.func can deal with."""
+    """Linear layers, an embedding, a shared layer, and parameters that only torch.func can deal with."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -27,10 +36,100 @@ class Mixed(nn.Module):
         return out
 
 
-def looped_fisher(model: nn.Module, inputs: tuple[Tensor, Tensor], task: Task) -> dict[str, Tensor]:
+class Images(nn.Module):
+    """Convolutions with stride, padding, dilation and groups, normalisations, and two branches."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0))
+        self.batch_norm = nn.BatchNorm2d(4)
+        self.depthwise = nn.Conv2d(4, 8, 3, groups=4, padding=2, dilation=2, bias=False)
+        self.group_norm = nn.GroupNorm(2, 8)
+        self.same = nn.Conv2d(2, 3, 3, padding="same")
+        self.row = nn.Conv1d(3, 4, 3, stride=2, padding=1, groups=1)
+        self.twice = nn.Conv1d(4, 4, 3, padding=1)
+        self.drop = nn.Dropout1d(0.5)
+        self.head = nn.Linear(12, outputs)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        left = self.group_norm(self.depthwise(self.batch_norm(self.first(x_BCHW)).relu())).tanh()
+        right = self.row(self.same(x_BCHW).mean(dim=2))
+        right = self.twice(self.twice(right).tanh())
+        pooled = torch.cat([left.mean(dim=(2, 3)), self.drop(right).amax(dim=2)], dim=1)
+        return cast(Tensor, self.head(pooled))
+
+
+class Sequences(nn.Module):
+    """Codes embedded along time, layers at every step, layer norm, attention, positions of their own."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4, padding_idx=0)
+        self.position = nn.Parameter(torch.randn(5, 4))
+        self.step = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.both = nn.LayerNorm((5, 4))
+        self.flat = nn.Linear(4, 3)
+        self.head = nn.Linear(3, outputs)
+
+    def forward(self, code_BT: Tensor) -> Tensor:
+        x_BTC = self.norm(self.step(self.embedding(code_BT) + self.position))
+        x_BTC = self.both(x_BTC + self.attention(x_BTC, x_BTC, x_BTC, need_weights=False)[0])
+        flat = self.flat(x_BTC.reshape(-1, 4)).relu()  # rows and steps as one dimension
+        return cast(Tensor, self.head(flat.reshape(len(code_BT), -1, 3).mean(dim=1)))
+
+
+class Tied(nn.Module):
+    """Weights used where no layer's call tells: shared between layers, and by a function."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(6, 4)
+        self.back = nn.Linear(4, 6, bias=False)
+        self.back.weight = self.embedding.weight
+        self.twice = nn.Linear(6, 6)
+        self.head = nn.Linear(6, outputs)
+
+    def forward(self, code_BT: Tensor) -> Tensor:
+        x_BF = self.back(self.embedding(code_BT).mean(dim=1)).tanh()
+        x_BF = functional.linear(self.twice(input=x_BF).tanh(), self.twice.weight)
+        return cast(Tensor, self.head(x_BF))
+
+
+class TimeFirst(nn.Module):
+    """A layer whose first dimension is time, of any length: also as long as the batch."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.step, self.head = nn.Linear(3, 3), nn.Linear(3, outputs)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.step(x_BTC.transpose(0, 1)).tanh().mean(dim=0)))
+
+
+MODELS: dict[str, tuple[Callable[[int], nn.Module], Callable[[int], Inputs]]] = {
+    "mixed": (Mixed, lambda rows: (torch.randn(rows, 4), torch.randint(0, 5, (rows,)))),
+    "images": (Images, lambda rows: (torch.randn(rows, 2, 7, 6),)),
+    "sequences": (Sequences, lambda rows: (torch.randint(0, 7, (rows, 5)),)),
+    "tied": (Tied, lambda rows: (torch.randint(0, 6, (rows, 3)),)),
+    "time first": (TimeFirst, lambda rows: (torch.randn(rows, rows, 3),)),
+}
+
+
+def example(name: str, outputs: int, rows: int = ROWS) -> tuple[nn.Module, Inputs]:
+    torch.manual_seed(0)
+    build, draw = MODELS[name]
+    model, inputs = build(outputs), draw(rows)
+    model(*inputs)  # running statistics that are not trivial
+    return model, inputs
+
+
+def looped_fisher(model: nn.Module, inputs: Inputs, task: Task, label_B: Tensor | None) -> dict[str, Tensor]:
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for row in range(len(inputs[0])):
-        for score in scores(model(*(t[row : row + 1] for t in inputs)), task)[0]:
+        label = label_B[row : row + 1] if label_B is not None else None
+        for score in scores(model(*(t[row : row + 1] for t in inputs)), task, label)[0]:
             model.zero_grad()
             score.backward(retain_graph=True)
             for name, parameter in model.named_parameters():
@@ -40,20 +139,33 @@ def looped_fisher(model: nn.Module, inputs: tuple[Tensor, Tensor], task: Task) -
     return total
 
 
-def mixed_inputs(rows: int) -> tuple[Tensor, Tensor]:
-    return torch.randn(rows, 4), torch.randint(0, 5, (rows,))
-
-
+@pytest.mark.parametrize("kind", ["exact", "sampled", "empirical"])
 @pytest.mark.parametrize(("task", "outputs"), [("regression", 1), ("classification", 3)])
-def test_equals_squared_gradients_row_by_row(task: Task, outputs: int) -> None:
-    torch.manual_seed(0)
-    model, inputs = Mixed(outputs), mixed_inputs(23)
-    model(*inputs)  # running statistics that are not trivial
-    fisher = diagonal_fisher(model, inputs, task)
-    expected = looped_fisher(model.eval(), inputs, task)
+@pytest.mark.parametrize("name", MODELS)
+def test_equals_squared_gradients_row_by_row(name: str, task: Task, outputs: int, kind: Kind) -> None:
+    model, inputs = example(name, outputs)
+    target = torch.randn(ROWS) if task == "regression" else torch.randint(0, outputs, (ROWS,))
+    fisher = diagonal_fisher(model, inputs, task, kind, target, batch_rows=4, seed=5)
+    model.eval()
+    random = generator(5, FISHER, 1)
+    labels = {"exact": None, "sampled": drawn(model(*inputs).detach(), task, random), "empirical": target}
+    expected = looped_fisher(model, inputs, task, labels[kind])
     assert fisher.keys() == expected.keys()
-    for name, values in expected.items():
-        torch.testing.assert_close(fisher[name], values, rtol=1e-4, atol=1e-7, msg=name)
+    for parameter, values in expected.items():
+        atol = 1e-5 * float(values.max()) + 1e-9
+        torch.testing.assert_close(fisher[parameter], values, rtol=1e-3, atol=atol, msg=parameter)
+
+
+@pytest.mark.parametrize("kind", ["exact", "sampled"])
+@pytest.mark.parametrize("name", MODELS)
+def test_is_the_same_for_every_batch_size(name: str, kind: Kind) -> None:
+    model, inputs = example(name, 3)
+    whole = diagonal_fisher(model, inputs, "classification", kind, batch_rows=1000)
+    for batch_rows in (1, 2, 5, ROWS):
+        parts = diagonal_fisher(model, inputs, "classification", kind, batch_rows=batch_rows)
+        for parameter, values in whole.items():
+            atol = 1e-5 * float(values.max()) + 1e-9
+            torch.testing.assert_close(parts[parameter], values, rtol=1e-3, atol=atol)
 
 
 def test_equals_the_analytic_fisher_of_logistic_regression() -> None:
@@ -67,25 +179,52 @@ def test_equals_the_analytic_fisher_of_logistic_regression() -> None:
     torch.testing.assert_close(fisher["bias"], (p_B * (1 - p_B)).mean().expand(2), rtol=1e-5, atol=1e-8)
 
 
+def test_equals_the_analytic_fisher_of_a_softmax_over_classes() -> None:
+    torch.manual_seed(2)
+    model, x_BF = nn.Linear(3, 7), 2 * torch.randn(200, 3)
+    p_BK = model(x_BF).softmax(dim=1).detach()
+    target_B = torch.randint(0, 7, (200,))
+    # d log p(y) / d w_k = ([y = k] - p_k) x
+    exact_KF = (p_BK * (1 - p_BK)).T @ x_BF.square() / 200
+    empirical_KF = (functional.one_hot(target_B, 7) - p_BK).square().T @ x_BF.square() / 200
+    exact = diagonal_fisher(model, (x_BF,), "classification")["weight"]
+    torch.testing.assert_close(exact, exact_KF, rtol=1e-5, atol=1e-7)
+    empirical = diagonal_fisher(model, (x_BF,), "classification", "empirical", target_B)["weight"]
+    torch.testing.assert_close(empirical, empirical_KF, rtol=1e-5, atol=1e-7)
+
+
 def test_equals_the_analytic_fisher_of_least_squares() -> None:
-    model, x_BF = nn.Linear(3, 1), torch.randn(100, 3)
+    torch.manual_seed(3)
+    model, x_BF, target_B = nn.Linear(3, 1), torch.randn(100, 3), torch.randn(100)
     fisher = diagonal_fisher(model, (x_BF,), "regression")
     torch.testing.assert_close(fisher["weight"][0], x_BF.square().mean(dim=0))
     torch.testing.assert_close(fisher["bias"], torch.ones(1))
+    residual_B = (model(x_BF)[:, 0] - target_B).detach()
+    empirical = diagonal_fisher(model, (x_BF,), "regression", "empirical", target_B)
+    torch.testing.assert_close(empirical["bias"], residual_B.square().mean()[None])
 
 
-@pytest.mark.parametrize("batch_rows", [1, 7, 23, 64])
-def test_is_the_same_for_every_batch_size(batch_rows: int) -> None:
-    torch.manual_seed(2)
-    model, inputs = Mixed(3), mixed_inputs(23)
-    whole = diagonal_fisher(model, inputs, "classification", batch_rows=1000)
-    parts = diagonal_fisher(model, inputs, "classification", batch_rows=batch_rows)
-    for name, values in whole.items():
-        torch.testing.assert_close(parts[name], values, rtol=1e-4, atol=1e-8)
+@pytest.mark.parametrize(("task", "outputs"), [("regression", 2), ("classification", 4)])
+def test_sampled_labels_give_the_exact_information_on_average(task: Task, outputs: int) -> None:
+    torch.manual_seed(4)
+    model, x_BF = nn.Linear(2, outputs), torch.randn(1, 2).repeat(40_000, 1)
+    exact = diagonal_fisher(model, (x_BF[:1],), task)["bias"]
+    sampled = diagonal_fisher(model, (x_BF,), task, "sampled", seed=6, batch_rows=10_000)["bias"]
+    # One row's square is at most 1 (classes) or of mean 1 and variance 2 (chi-square): 5 standard errors.
+    assert (sampled - exact).abs().max() < 5 * math.sqrt(2 / 40_000)
+    again, other = (diagonal_fisher(model, (x_BF,), task, "sampled", seed=seed)["bias"] for seed in (6, 7))
+    torch.testing.assert_close(again, sampled, rtol=1e-4, atol=0)
+    assert not torch.allclose(other, sampled, rtol=1e-4)
+
+
+def test_empirical_asks_for_labels() -> None:
+    with pytest.raises(ValueError, match="needs target"):
+        diagonal_fisher(nn.Linear(2, 2), (torch.ones(3, 2),), "classification", "empirical")
 
 
 def test_leaves_modes_buffers_and_gradients_as_they_were() -> None:
-    model, inputs = Mixed(1), mixed_inputs(9)
+    model, inputs = example("mixed", 1)
+    assert isinstance(model, Mixed)
     model.train()
     model.norm.eval()  # a frozen part stays frozen
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -99,9 +238,15 @@ def test_leaves_modes_buffers_and_gradients_as_they_were() -> None:
 
 
 def test_frozen_parameters_have_no_information() -> None:
-    model, inputs = Mixed(1), mixed_inputs(9)
-    model.head.weight.requires_grad = False
-    assert "head.weight" not in diagonal_fisher(model, inputs, "regression")
+    model, inputs = example("mixed", 1)
+    whole = diagonal_fisher(model, inputs, "regression")
+    assert isinstance(model, Mixed)
+    for frozen in (model.head.weight, model.embedding.weight, model.shared.bias, model.scale):
+        frozen.requires_grad = False
+    left = diagonal_fisher(model, inputs, "regression")
+    assert whole.keys() - left.keys() == {"head.weight", "embedding.weight", "shared.bias", "scale"}
+    for name, values in left.items():
+        torch.testing.assert_close(values, whole[name])
 
 
 def test_normalised_has_trace_one_whatever_the_scale() -> None:
