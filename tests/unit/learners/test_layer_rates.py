@@ -14,7 +14,11 @@ NOISE = {"a": 1.0, "b": 2.0, "c": 4.0}  # standard deviation; the mean of every 
 
 
 def stream(
-    rates: LayerRates, steps: int = 1500, scale: dict[str, float] | None = None, seed: int = 0
+    rates: LayerRates,
+    steps: int = 1500,
+    scale: dict[str, float] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> LayerRates:
     """Let the rates see gradients, and Adam's running mean of them."""
     draws, means = torch.Generator().manual_seed(seed), dict[str, Tensor]()
@@ -24,6 +28,7 @@ def stream(
             * (1 + NOISE[name[0]] * torch.randn(SIZES[name], generator=draws))
             for name in NAMES
         }
+        gradients = {name: gradient.to(device) for name, gradient in gradients.items()}
         rates.observe(gradients, means)
         for name, gradient in gradients.items():
             means[name] = torch.lerp(means.get(name, torch.zeros_like(gradient)), gradient, 0.1)
@@ -89,3 +94,9 @@ def test_a_snapshot_does_not_change_with_later_steps() -> None:
     kept = {name: tensor.clone() for name, tensor in snapshot.items()}
     stream(rates, 10)
     assert all(torch.equal(snapshot[name], kept[name]) for name in kept)
+
+
+@pytest.mark.gpu
+def test_gradients_on_cuda_give_the_same_multipliers() -> None:
+    here, there = (stream(LayerRates(NAMES, 1.0), 60, device=device) for device in ("cpu", "cuda"))
+    assert list(there.multipliers().values()) == pytest.approx(list(here.multipliers().values()), rel=1e-4)

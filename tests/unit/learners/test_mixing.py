@@ -141,3 +141,16 @@ def test_mixing_depends_on_the_generator_alone() -> None:
         assert torch.equal(first.inputs[0], second.inputs[0])
         assert torch.equal(first.share_B, second.share_B)
         assert not torch.equal(first.inputs[0], other.inputs[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixing_on_cuda_draws_what_it_draws_on_the_cpu(kind: Kind) -> None:
+    inputs, target_B = (marked(32, 12), marked(32, 3).long()), torch.arange(32)
+    for image in (None, (3, 2, 2)):
+        given = inputs[:1] if image else inputs
+        here = mix(given, target_B, kind, 1.0, drawn(), image)
+        there = mix(tuple(t.cuda() for t in given), target_B.cuda(), kind, 1.0, drawn(), image)
+        assert all(tensor.is_cuda for tensor in (*there.inputs, there.target_b, there.share_B))
+        for a, b in zip(here.inputs, there.inputs, strict=True):
+            torch.testing.assert_close(a, b.cpu())

@@ -32,6 +32,11 @@ def test_other_schedules_do_not_look_at_the_plateau(schedule: Literal["constant"
     assert rate(recipe, 20, 100, plateau=0.1) == rate(recipe, 20, 100)
 
 
+def test_plateau_multiplies_the_warmed_up_step_size() -> None:
+    recipe = Recipe(learning_rate=0.1, warmup_steps=1, schedule="plateau")
+    assert [rate(recipe, step, 10, plateau=0.25) for step in (0, 5)] == pytest.approx([0.0125, 0.025])
+
+
 def judged(losses: Sequence[float], **settings: Any) -> list[float]:
     plateau, multipliers = Plateau(), list[float]()
     for loss in losses:
