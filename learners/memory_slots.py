@@ -14,7 +14,6 @@ Shapes: B rows offered, M rows held, K outputs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +34,7 @@ class Memory:
     seed: int
     bytes_max: (
         int | None
-    )  # of all slots; beside them, in RAM, is an index of some 200 bytes per row. See `resize`
+    )  # of all slots; beside them, in RAM, is an index of some 250 bytes per row. See `resize`
     seen: int  # rows offered
     output_columns: int  # K
     strata: Strata
@@ -79,7 +78,7 @@ class Memory:
     @property
     def counts(self) -> dict[int, int]:
         """Return the rows offered of each stratum that has rows here."""
-        return {stratum.name: stratum.count for stratum in self.strata}
+        return self.strata.counts
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -156,9 +155,6 @@ class Memory:
                 "memory: a priority is not finite: leave out priority, or check the features it is of"
             )
         self._fit(rows, 0 if outputs is None else outputs.shape[1])
-        if self.output_columns:
-            rows["outputs"] = _padded(outputs, len(target), self.output_columns)
-
         self.slots.reserve(min(self.capacity, len(self) + len(target)), self.capacity)
         source: dict[int, int] = {}  # of each slot that is written: the row, which is the last that took it
         offered = zip(stratum.tolist(), rows["priority"].tolist(), position.tolist(), strict=True)
@@ -167,6 +163,8 @@ class Memory:
             if slot is not None:
                 source[slot] = row
         if source:
+            if self.output_columns:
+                rows["outputs"] = _padded(outputs, len(target), self.output_columns)
             self.slots.write(list(source), rows, list(source.values()))
         self.seen += len(target)
 
@@ -220,7 +218,7 @@ class Memory:
             "seed": self.seed,
             "outputs": self.output_columns,
             "counts": {str(name): count for name, count in self.counts.items()},
-            "bounds": {str(name): bound for name, bound in self._bounds().items()},
+            "bounds": {str(name): bound for name, bound in self.strata.bounds.items()},
         }
 
     @classmethod
@@ -254,9 +252,6 @@ class Memory:
             np.random.Generator(np.random.PCG64(self.seed).advance(self.seen)).random(rows)
         )
 
-    def _bounds(self) -> dict[int, float]:
-        return {stratum.name: stratum.bound for stratum in self.strata if stratum.bound < math.inf}
-
     def _fit(self, rows: Mapping[str, Tensor], columns: int) -> None:
         """Take the layout of the first rows, later give outputs more columns; and keep within `bytes_max`."""
         more = max(columns - self.output_columns, 0)
@@ -265,7 +260,7 @@ class Memory:
             stored = {"outputs": torch.empty(0, self.output_columns)} if self.output_columns else {}
             self.slots.lay_out({**rows, **stored})
             more = 0
-        _check_like(rows, self.slots)
+        self.slots.check(rows)
         if self.bytes_max is not None:
             self.resize(self._affordable(self.capacity, more * torch.float32.itemsize))
         if more:
@@ -287,7 +282,7 @@ class Memory:
     def _vacate(self, slots: Sequence[int]) -> None:
         if slots:
             self.slots.vacate(slots)
-            self._index(self.counts, self._bounds())
+            self._index(self.counts, self.strata.bounds)
 
     def _index(self, counts: Mapping[int, int], bounds: Mapping[int, float]) -> None:
         rows = zip(self.stratum.tolist(), self.priority.tolist(), self.position.tolist(), strict=True)
@@ -305,15 +300,3 @@ def _check_lengths(rows: Mapping[str, Tensor]) -> None:
     lengths = {name: len(tensor) for name, tensor in rows.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"memory: what is offered differs in length: {lengths}")
-
-
-def _check_like(rows: Mapping[str, Tensor], slots: Slots) -> None:
-    offered = {name: (tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in rows.items()}
-    held = {
-        name: (slots[name].dtype, tuple(slots[name].shape[1:])) for name in slots.names if name != "outputs"
-    }
-    if offered != held:
-        raise ValueError(
-            f"memory: rows offered are {offered}, and those held are {held}: "
-            "a model that encodes rows in another way starts with an empty memory"
-        )

@@ -14,11 +14,16 @@ from torch import Tensor
 Allocate = Callable[
     [str, tuple[int, ...], torch.dtype], Tensor
 ]  # name, shape, dtype -> a fresh tensor, any content
+Layout = tuple[torch.dtype, torch.Size]  # of one row
 
 
 def in_ram(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:  # noqa: ARG001 - one signature for all
     """Return a tensor in RAM."""
     return torch.empty(shape, dtype=dtype)
+
+
+def _layout(rows: Mapping[str, Tensor]) -> dict[str, Layout]:
+    return {name: (tensor.dtype, tensor.shape[1:]) for name, tensor in rows.items() if name != "outputs"}
 
 
 class Slots:
@@ -28,6 +33,7 @@ class Slots:
         self.filled = 0
         self._allocate = allocate
         self._tensors: dict[str, Tensor] = {}
+        self._layout: dict[str, Layout] = {}
 
     @property
     def names(self) -> list[str]:
@@ -51,9 +57,19 @@ class Slots:
         """Return slots in the same place that hold nothing."""
         return Slots(self._allocate)
 
+    def check(self, rows: Mapping[str, Tensor]) -> None:
+        """Refuse rows that are not like those held, `outputs` apart."""
+        offered, held = _layout(rows), self._layout
+        if offered != held:
+            raise ValueError(
+                f"memory: rows offered are {offered}, and those held are {held}: "
+                "a model that encodes rows in another way starts with an empty memory"
+            )
+
     def lay_out(self, like: Mapping[str, Tensor]) -> None:
         """Fix names, dtypes and shapes per row: those of `like`, tensors of one entry per row."""
         self._tensors = {name: tensor.new_empty(0, *tensor.shape[1:]).cpu() for name, tensor in like.items()}
+        self._layout = _layout(like)
 
     def reserve(self, rows: int, capacity: int) -> None:
         """Make room for `rows` of at most `capacity` rows."""
@@ -77,7 +93,7 @@ class Slots:
         slot_B, source_B = torch.tensor(slots), torch.tensor(source)
         self.filled = max(self.filled, *(slot + 1 for slot in slots))
         for name, tensor in self._tensors.items():
-            tensor[slot_B] = rows[name][source_B.to(rows[name].device)].to(tensor)
+            tensor[slot_B] = rows[name].detach()[source_B.to(rows[name].device)].to(tensor)
 
     def vacate(self, slots: Sequence[int]) -> None:
         """Remove these rows. The last rows move into the gaps, and zeros to where they were."""

@@ -18,7 +18,7 @@ and which strata are held is a uniform sample of them, too. (After room was made
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
 
@@ -91,8 +91,15 @@ class Strata:
             stratum.count, stratum.bound = counts[name], bounds.get(name, math.inf)
             heapify(stratum.held)
 
-    def __iter__(self) -> Iterator[Stratum]:
-        return iter(self.by_name.values())
+    @property
+    def counts(self) -> dict[int, int]:
+        """Return the rows offered of each stratum that has rows here."""
+        return {name: stratum.count for name, stratum in self.by_name.items()}
+
+    @property
+    def bounds(self) -> dict[int, float]:
+        """Return the bounds of the strata that turned rows away."""
+        return {name: stratum.bound for name, stratum in self.by_name.items() if stratum.bound < math.inf}
 
     def _replace(self, stratum: Stratum, priority: float, position: int) -> int | None:
         if not stratum.held or (-priority, -position) < stratum.held[0][:2]:
@@ -118,4 +125,4 @@ class Strata:
         return stratum
 
     def _find_largest(self) -> Stratum:
-        return max(self, key=lambda stratum: stratum.size)
+        return max(self.by_name.values(), key=lambda stratum: stratum.size)

@@ -343,6 +343,18 @@ def test_none_are_stored_without_and_nan_before_they_come() -> None:
     assert memory.outputs.isnan().all()
 
 
+def test_no_graph_is_kept_and_what_is_offered_may_change_afterwards() -> None:
+    memory, number = Memory.empty(5, seed=0), torch.arange(5)
+    x, out = torch.ones(5, 2, requires_grad=True), torch.ones(5, 3, requires_grad=True)
+    memory.offer((x * 1,), torch.ones(5), number, number, out * 1)
+    offered = torch.zeros(5, 2)
+    memory.resize(10)
+    memory.offer((offered,), torch.ones(5), number + 5, number, torch.ones(5, 3))
+    offered += 7
+    assert not any(tensor.requires_grad for tensor in memory.tensors().values())
+    assert memory.inputs[0].tolist() == [[1.0, 1.0]] * 5 + [[0.0, 0.0]] * 5
+
+
 # ------------------------------------------------------------------------------ erasing
 
 
