@@ -23,6 +23,7 @@ class Batches:
     weights: NDArray[np.float64]  # (M,) chance of each memory row to be replayed, unnormalised
     recipe: Recipe
     seed: int
+    again: float = 0.0  # share of the replayed part that is drawn from the new rows, not from memory
 
     @property
     def replay_share(self) -> float:
@@ -40,17 +41,18 @@ class Batches:
         steps = math.ceil(self.recipe.epochs * self.steps_per_epoch)
         return steps if self.recipe.max_steps is None else min(steps, self.recipe.max_steps)
 
-    def at(self, step: int) -> tuple[Index, Index]:
-        """Return the numbers of the new rows of step `step`, and those of the replayed rows in the memory."""
+    def at(self, step: int) -> tuple[Index, Index, Index]:
+        """Return which rows step `step` sees: new ones, new ones in the replayed part, and slots of the memory."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order_N = _permutation(self.seed, epoch, self.new_rows)
         first, last = (self.new_rows * end // self.steps_per_epoch for end in (place, place + 1))
         share, new = self.replay_share, order_N[first:last]
         if share == 0:
-            return new, np.empty(0, np.int64)
+            return new, np.empty(0, np.int64), np.empty(0, np.int64)
         uniform = generator(self.seed, REPLAY, step).random(round(len(new) * share / (1 - share)))
+        again, uniform = np.split(uniform, [round(len(uniform) * self.again)])
         drawn = np.searchsorted(self._cumulative, uniform * self._cumulative[-1], side="right")
-        return new, np.minimum(drawn, len(self.weights) - 1)
+        return new, (again * self.new_rows).astype(np.int64), np.minimum(drawn, len(self.weights) - 1)
 
     @cached_property
     def _cumulative(self) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from learners.class_balance import class_weights
 from learners.encoded import Encoded
 from learners.memory_slots import Memory
 from learners.mixing import Kind, mix
-from learners.models.base import Model
+from learners.models.base import Inputs, Model
 from learners.objective import Batch
 from learners.recipe import Recipe
 from learners.rehearsal import weights
@@ -29,6 +29,7 @@ class Step:
 
     batch: Batch
     new: Index  # numbers of the new rows
+    again: Index  # numbers of the new rows in the replayed part
     replayed: Index  # slots of the memory
 
 
@@ -48,44 +49,42 @@ class Feed:
         self.recipe, self.seed = recipe, seed
         rehearses = recipe.replay_share > 0 and recipe.rehearsal != "gdumb"
         chances = memory.weights(recipe.recency_rows) if rehearses else np.empty(0)
-        self.batches = Batches(len(train), chances, recipe, seed)
         outputs, classes = model.schema.outputs, model.schema.task == "classification"
-        self._class_weight = self._closed = None
-        if classes and recipe.balance_classes:
-            self._class_weight = class_weights(train.target, outputs, recipe.balance_classes)
-        if classes and recipe.class_mask == "ace":
-            self._closed = torch.bincount(train.target, minlength=outputs) == 0
+        self._class_weight = class_weights(train.target, outputs, recipe.balance_classes) if classes else None
+        self.closed = _closed(train, memory, outputs) if classes and recipe.class_mask == "ace" else None
+        again = 0.0 if self.closed is None else self.closed.current_share
+        self.batches = Batches(len(train), chances, recipe, seed, again)
 
     def at(self, step: int) -> Step:
         """Return what step `step` sees."""
-        new, replayed = self.batches.at(step)
-        new_n, slot_m = torch.from_numpy(new), torch.from_numpy(replayed)
-        inputs = tuple(tensor[new_n] for tensor in self.train.inputs)
-        target = self.train.target[new_n]
-        if len(replayed):
+        new, again, replayed = self.batches.at(step)
+        mine, slot = torch.from_numpy(np.concatenate([new, again])), torch.from_numpy(replayed)
+        inputs = tuple(tensor[mine] for tensor in self.train.inputs)
+        target = self.train.target[mine]
+        if len(slot):
             kept = zip(inputs, self.memory.inputs, strict=True)
-            inputs = tuple(torch.cat([mine, theirs[slot_m]]) for mine, theirs in kept)
-            target = torch.cat([target, self.memory.target[slot_m]])
-        return Step(self._varied(self._composed(inputs, target, new_n, slot_m), step), new, replayed)
+            inputs = tuple(torch.cat([some, more[slot].to(some.device)]) for some, more in kept)
+            target = torch.cat([target, self.memory.target[slot].to(target.device)])
+        return Step(
+            self._varied(self._composed(inputs, target, mine, slot, len(new)), step), new, again, replayed
+        )
 
-    def _composed(self, inputs: tuple[Tensor, ...], target: Tensor, new_n: Tensor, slot_m: Tensor) -> Batch:
-        new, replayed = len(new_n), len(slot_m)
-        weight = weights(self.recipe, new, replayed, len(self.train), self.memory.seen)
+    def _composed(self, inputs: Inputs, target: Tensor, mine: Tensor, slot: Tensor, new: int) -> Batch:
+        rows, again = len(target), len(mine) - new
+        weight = weights(self.recipe, (new, again, len(slot)), len(self.train), self.memory.seen)
         task = weight.task
         if self._class_weight is not None:
-            task[:new] *= self._class_weight[target[:new]]
+            task[: new + again] *= self._class_weight[target[: new + again]]
         stored = teacher = teacher_weight = masked = None
         if weight.stored is not None and self.memory.outputs is not None:
-            outputs_mK = self.memory.outputs[slot_m]
-            stored = torch.cat([outputs_mK.new_full((new, outputs_mK.shape[1]), torch.nan), outputs_mK])
+            stored = torch.full((rows, self.memory.outputs.shape[1]), torch.nan)
+            stored[len(mine) :] = self.memory.outputs[slot]
         if self.teacher is not None:
-            teacher = torch.zeros(new + replayed, self.teacher.shape[1])
-            teacher[:new] = self.teacher[new_n]
-            teacher_weight = torch.zeros(new + replayed)
-            teacher_weight[:new] = 1 / new
-        if self._closed is not None:
-            masked = torch.zeros(new + replayed, len(self._closed), dtype=torch.bool)
-            masked[:new] = self._closed
+            teacher, teacher_weight = torch.zeros(rows, self.teacher.shape[1]), torch.zeros(rows)
+            teacher[:new], teacher_weight[:new] = self.teacher[mine[:new]], 1 / new
+        if self.closed is not None:
+            masked = self.closed.to_replayed.repeat(rows, 1)
+            masked[:new] = self.closed.to_new
         return Batch(
             inputs,
             target,
@@ -107,3 +106,19 @@ class Feed:
         random = generator(self.seed, MIX, step)
         mixed = mix(inputs, batch.target, kind, recipe.mixup or recipe.cutmix, random, self.model.image)
         return replace(batch, inputs=mixed.inputs, partner=mixed.target_b, partner_share=1 - mixed.share_B)
+
+
+@dataclass(frozen=True, eq=False)
+class Closed:
+    """Classes that rows do not compete with."""
+
+    to_new: Tensor  # (K,) new rows: all that the new rows are not of
+    to_replayed: Tensor  # (K,) replayed rows: all that neither new rows nor the memory are of
+    current_share: float  # of the new rows' classes among those that replayed rows compete with
+
+
+def _closed(train: Encoded, memory: Memory, outputs: int) -> Closed:
+    present = torch.bincount(train.target, minlength=outputs) > 0
+    seen = present.clone()
+    seen[memory.target.long()] = True
+    return Closed(~present, ~seen, float(present.sum() / seen.sum()))

@@ -85,7 +85,7 @@ def start(
         learner = restore_learner(parent, models, allocate) if isinstance(parent, Checkpoint) else parent
     teacher = None
     if recipe.lwf_lambda and learner.updates:
-        teacher = outputs_of(learner.model, Encoded.of(learner.model, rows))
+        teacher = outputs_of(learner.model, learner.model.encode(rows.columns))
     if learner.updates:
         _prepare(learner, rows, schema, recipe, new_regime)
     train_rows = Encoded.of(learner.model, rows)
@@ -152,7 +152,7 @@ def _prepare(learner: Learner, rows: Rows, schema: Schema | None, recipe: Recipe
         learner.consolidate(recipe)
         learner.regime += 1
     learner.model.grow(rows.columns)
-    if schema is not None and set(schema.classes) - set(learner.model.schema.classes):
+    if schema is not None and schema.classes:
         learner.model.grow_classes(schema.classes)
     learner.forget(recipe)
 

@@ -1,10 +1,14 @@
-"""What replayed rows count for, beside new ones. Shapes: n new and m replayed rows of a batch.
+"""What replayed rows count for, beside new ones.
 
 er      their task loss                                   (experience replay; Chaudhry et al. 2019, arXiv:1902.10486)
 der     the distance to the outputs stored with them      (Buzzega et al. 2020, arXiv:2004.07211, eq. 5)
 der++   both                                              (eq. 6)
 a-gem   their task loss, as a bound on the step alone     (learners.agem)
 gdumb   nothing: a new network learns the memory alone    (Prabhu et al. 2020; learners.learn)
+
+A batch has three parts, in this order: n new rows, a new rows that are replayed as if they were in the memory already, and m rows
+from memory. There are rows of the second kind with asymmetric cross-entropy only (Caccia et al. 2022, arXiv:2104.05025): new rows then
+compete among their own classes, so that they do not push down the old ones, and learn to be told from these in the replayed part.
 """
 
 from __future__ import annotations
@@ -19,25 +23,29 @@ from learners.recipe import Recipe
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Weights of the rows of a batch, new ones first."""
+    """Weights of the rows of a batch."""
 
-    task: Tensor  # (n + m,)
-    stored: Tensor | None  # (n + m,) of the distance to stored outputs
+    task: Tensor  # (n + a + m,)
+    stored: Tensor | None  # (n + a + m,) of the distance to stored outputs
 
 
-def weights(recipe: Recipe, new: int, replayed: int, rows: int, seen: int) -> Weights:
-    """Return what each row of a batch of `new` and `replayed` rows weighs.
+def weights(recipe: Recipe, parts: tuple[int, int, int], rows: int, seen: int) -> Weights:
+    """Return what each row of a batch weighs.
 
-    The two parts have the weights of their sizes in the batch, or ("seen") of the `rows` that are learned and those that were `seen` by
-    the memory: then the loss is the mean over all rows ever, of which the memory is a sample. A-GEM takes the two gradients apart.
+    New rows and replayed ones have the weights of their numbers in the batch, or ("seen") of the `rows` that are learned and those that were
+    `seen` by the memory: then the loss is the mean over all rows ever, of which the memory is a sample. A-GEM takes the two gradients apart.
 
     Parameters
     ----------
+    parts
+        n, a and m of the module's docstring.
     rows
         New rows in the whole training.
     seen
         Rows that the memory had been offered before.
     """
+    new, again, memory = parts
+    replayed = again + memory
     task, stored = torch.full((new + replayed,), 1 / new), torch.zeros(new + replayed)
     if not replayed:
         return Weights(task, None)
@@ -46,8 +54,10 @@ def weights(recipe: Recipe, new: int, replayed: int, rows: int, seen: int) -> We
         return Weights(task, None)
     share = seen / (seen + rows) if recipe.replay_weight == "seen" else replayed / (new + replayed)
     task[:new] = (1 - share) / new
-    task[new:] = 0.0 if recipe.rehearsal == "der" else share / replayed
-    if recipe.rehearsal not in ("der", "der++"):
+    task[new:] = share / replayed
+    if not recipe.distils or not memory:
         return Weights(task, None)
-    stored[new:] = share / replayed
+    if recipe.rehearsal == "der":
+        task[new + again :] = 0.0
+    stored[new + again :] = share / memory
     return Weights(task, stored)

@@ -26,6 +26,7 @@ from learners.fisher import diagonal_fisher
 from learners.herding import herding_priority
 from learners.learner import Learner
 from learners.losses import row_loss
+from learners.models.base import Inputs
 from learners.objective import Batch, objective
 from learners.optimizer import Optimizer
 from learners.precision import forward
@@ -139,7 +140,7 @@ class Training:
                 path.after_step(self.parameters)
 
         if self.visited is not None:
-            self.visited[torch.from_numpy(seen.new)] = out_BK[: len(seen.new)].cpu()
+            self.visited[torch.from_numpy(seen.new)] = self._known(out_BK[: len(seen.new)].cpu())
         report = StepReport(step, loss.item(), float(sum(pulls)), size)
         self.progress.step += 1
         self.progress.passes += len(seen.batch)
@@ -201,7 +202,7 @@ class Training:
         batch, new = seen.batch, len(seen.new)
         self.optimizer.zero_grad()
         with seeded(self.seed, FORWARD, step):  # dropout, too, depends on seed and step alone
-            if self.recipe.rehearsal == "a-gem" and len(seen.replayed):
+            if self.recipe.rehearsal == "a-gem" and len(batch) > new:
                 self._backward(batch.rows(new, len(batch)))
                 reference = [p.grad for p in self.parameters.values() if p.grad is not None]
                 self.optimizer.zero_grad()
@@ -240,7 +241,12 @@ class Training:
         if self.visited is None or not self.recipe.varies:
             return self.visited
         self.progress.passes += len(self.train) * FORWARD_PASS
-        return outputs_of(self.model, self.train)
+        return self._known(outputs_of(self.model, self.train.inputs))
+
+    def _known(self, out_NK: Tensor) -> Tensor:
+        """Return outputs to be stored: those of classes that nothing was learned of yet are left out."""
+        closed = self.feed.closed
+        return out_NK if closed is None else out_NK.masked_fill(closed.to_replayed, torch.nan)
 
     def _end_epoch(self) -> None:
         progress = self.progress
@@ -257,11 +263,11 @@ class Training:
         self.plateau = self.plateau.judge(*losses.values())
 
     def _held_out_loss(self, rows: Encoded) -> float:
-        return self.row_loss(outputs_of(self.model, rows), rows.target).mean().item()
+        return self.row_loss(outputs_of(self.model, rows.inputs), rows.target).mean().item()
 
     def _positions(self, seen: Step) -> list[int]:
         replayed = self.memory.position[torch.from_numpy(seen.replayed)].tolist()
-        return [*self.train.position[seen.new].tolist(), *replayed]
+        return [*self.train.position[[*seen.new, *seen.again]].tolist(), *replayed]
 
     def _checkpoint(self, state: str, tensors: dict[str, Tensor]) -> Checkpoint:
         held, meta = pack(self.learner)
@@ -286,13 +292,13 @@ def identity(position: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, int]:
 
 
 @torch.no_grad()
-def outputs_of(model: torch.nn.Module, rows: Encoded) -> Tensor:
+def outputs_of(model: torch.nn.Module, inputs: Inputs) -> Tensor:
     """Return the (N, K) outputs in eval mode; the mode is left as it was."""
     was_training = model.training
     model.eval()
-    firsts = range(0, len(rows), EVALUATED_ROWS)
+    firsts = range(0, len(inputs[0]), EVALUATED_ROWS)
     out_NK = torch.cat(
-        [model(*(tensor[first : first + EVALUATED_ROWS] for tensor in rows.inputs)) for first in firsts]
+        [model(*(tensor[first : first + EVALUATED_ROWS] for tensor in inputs)) for first in firsts]
     )
     model.train(was_training)
     return out_NK

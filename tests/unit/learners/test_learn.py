@@ -68,18 +68,18 @@ def test_an_epoch_sees_every_new_row_once_and_replay_has_its_share() -> None:
         for epoch in range(2)
     ]
     for epoch in epochs:
-        new, replayed = (np.concatenate(part) for part in zip(*epoch, strict=True))
+        new, _, replayed = (np.concatenate(part) for part in zip(*epoch, strict=True))
         assert sorted(new) == list(range(230))
         assert replayed.max() < 77
         assert len(replayed) / (len(new) + len(replayed)) == pytest.approx(0.6, abs=0.02)
-        assert max(len(new) + len(replayed) for new, replayed in epoch) <= 50
+        assert max(len(new) + len(replayed) for new, _, replayed in epoch) <= 50
     assert not np.array_equal(epochs[0][0][0], epochs[1][0][0])
 
 
 def test_replay_follows_the_weights() -> None:
     weights = np.array([0.0, 1.0, 3.0])
     batches = Batches(100, weights, replace(PLAIN, replay_share=0.9, batch_rows=1000, epochs=20), seed=1)
-    drawn = np.concatenate([batches.at(step)[1] for step in range(batches.steps)])
+    drawn = np.concatenate([batches.at(step)[2] for step in range(batches.steps)])
     counts = np.bincount(drawn, minlength=3)
     assert counts[0] == 0
     assert counts[2] / counts[1] == pytest.approx(3, rel=0.1)
