@@ -48,11 +48,6 @@ class Consolidation:
         importance = {name: gamma * old[name] + w if name in old else w for name, w in latest.items()}
         return Consolidation(importance, {name: parameters[name].detach().clone() for name in importance})
 
-    @property
-    def fisher(self) -> Named:
-        """The importance."""
-        return self.importance
-
 
 @torch.no_grad()
 def pull(parameters: Named, consolidation: Consolidation, strength: float) -> Tensor:
