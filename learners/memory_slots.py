@@ -14,6 +14,8 @@ Shapes: B rows offered, M rows held, K outputs.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -186,6 +188,19 @@ class Memory:
         self._vacate(self.strata.shrink())
         if self.slots.length > capacity:
             self.slots.move(capacity)
+
+    def divide(self, stratum: Tensor) -> None:
+        """Put the rows held into other strata, (M,) int64, as when a recipe balances by something else from now on.
+
+        A stratum takes over the smallest of the bounds of those that its rows come from: rows beyond it are the first
+        to go, and what comes later enters below it, so that the sample becomes uniform again. Counts begin with the
+        rows held.
+        """
+        bounds: dict[int, float] = {}
+        for old, new in zip(self.stratum.tolist(), stratum.tolist(), strict=True):
+            bounds[new] = min(bounds.get(new, math.inf), self.strata.by_name[old].bound)
+        self.stratum[:] = stratum
+        self._index(Counter(stratum.tolist()), bounds)
 
     def erase(self, positions: Collection[int]) -> int:
         """Forget the rows of these positions, and return how many there were. They count as seen.

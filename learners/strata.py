@@ -109,12 +109,12 @@ class Strata:
             return None
         last, _, slot = stratum.held[0]
         heapreplace(stratum.held, (-priority, -position, slot))
-        stratum.bound = -last
+        stratum.bound = min(stratum.bound, -last)
         return slot
 
     def _drop(self, stratum: Stratum) -> int:
         last, _, slot = heappop(stratum.held)
-        stratum.bound, self._largest = -last, None
+        stratum.bound, self._largest = min(stratum.bound, -last), None
         if not stratum.held:
             del self.by_name[stratum.name]
         return slot

@@ -184,6 +184,22 @@ def test_given_priorities_decide_and_of_equal_ones_the_earlier_row_stays() -> No
     assert memory.target.dtype == torch.int64
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_divided_in_another_way_it_becomes_the_smallest_of_each_new_stratum(merge: bool) -> None:
+    """From one stratum to classes, and from classes of unequal shares to one stratum."""
+    classes = np.random.default_rng(3).choice(3, 3000, p=[0.7, 0.2, 0.1]).tolist()
+    single = [0] * 3000
+    old, new = (classes, single) if merge else (single, classes)
+    memory = Memory.empty(30, seed=8)
+    offer(memory, 0, old[:300])
+    memory.divide(torch.tensor([new[p] for p in memory.position]))
+    assert memory.counts == Counter(memory.stratum.tolist())
+    offer_cut(memory, new[300:], [10] * 50, first=300)
+    assert held(memory) == brute_force(new, 30, seed=8)
+    assert_whole(memory, new, seed=8)
+    assert_same(memory, Memory.restore(memory.tensors(), memory.meta()))
+
+
 # ------------------------------------------------------------------------------ size
 
 
