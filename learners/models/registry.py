@@ -14,7 +14,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from learners.errors import UnknownModelError
+from learners.models.backbone_config import BackboneConfig
 from learners.models.cnn_config import CnnConfig
+from learners.models.lora_config import LoraConfig
 from learners.models.mlp_config import MlpConfig
 from learners.models.network_config import NetworkConfig
 from learners.models.tabular_config import TabularConfig
@@ -30,12 +32,19 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "mlp": "learners.models.mlp:Mlp",
         "cnn": "learners.models.cnn:Cnn",
         "transformer": "learners.models.transformer:Transformer",
+        "backbone": "learners.models.backbone:Backbone",
+        "lora": "learners.models.lora:Lora",
     }
 )
-CONFIGS: Mapping[str, type[TabularConfig | NetworkConfig]] = (
-    MappingProxyType(  # what checks a built-in's arguments
-        {"tabular": TabularConfig, "mlp": MlpConfig, "cnn": CnnConfig, "transformer": TransformerConfig}
-    )
+CONFIGS: Mapping[str, type[TabularConfig | NetworkConfig | BackboneConfig]] = MappingProxyType(
+    {  # what checks a built-in's arguments
+        "tabular": TabularConfig,
+        "mlp": MlpConfig,
+        "cnn": CnnConfig,
+        "transformer": TransformerConfig,
+        "backbone": BackboneConfig,
+        "lora": LoraConfig,
+    }
 )
 NO_EXTRA: Mapping[str, str] = MappingProxyType({})
 
