@@ -9,8 +9,9 @@ of weights make a steady estimate of what is too noisy in one:
     gamma_l = E <m_{t-1}, g_t> / E |g_t|^2                      m: Adam's running mean, which has not seen g_t
     step size of layer l = step size * (gamma_l / geometric mean over layers)^(strength / 2), within [1/3, 3]
 
-Batches are independent, so <m_{t-1}, g_t> estimates |mu|^2 without the noise. Two inner products per layer and step,
-and no buffer of the parameters' size.
+Batches are independent, so <m_{t-1}, g_t> estimates |mu|^2 without the noise. It is negative where steps are so large
+that they overshoot; layers in which it is, or nearly zero, count as equally noisy. Two inner products per layer and
+step, and no buffer of the parameters' size.
 
 Shapes: L layers, in order of their first parameter.
 """
