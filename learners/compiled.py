@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,14 +23,12 @@ WORTHWHILE_SECONDS = 120.0  # of eager passes in the whole training, below which
 GAIN = 0.9  # share of the eager time that a compiled pass may take at most
 PASSES = 20  # forward and backward of each, in turn; the fastest counts
 
-Network = Callable[..., Tensor]
-
 
 @dataclass(frozen=True)
 class Choice:
     """Which network to call, and why."""
 
-    network: Network  # takes the model's arguments; shares its parameters
+    network: nn.Module  # takes the model's arguments; shares its parameters
     compiled: bool
     reason: str
     eager_seconds: float | None = None  # of one forward and backward pass
@@ -68,12 +66,12 @@ def compiled(model: nn.Module, inputs: tuple[Tensor, ...], steps: int) -> Choice
     return Choice(network, True, measured, eager, seconds)
 
 
-def compile_equal(model: nn.Module) -> Network:
+def compile_equal(model: nn.Module) -> nn.Module:
     """Return the compiled network; its dropout draws what the model's own would."""
-    return cast(Network, torch.compile(model, options={"fallback_random": True}))
+    return cast(nn.Module, torch.compile(model, options={"fallback_random": True}))
 
 
-def _passed(model: nn.Module, network: Network, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+def _passed(model: nn.Module, network: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """Return outputs and gradients, and leave no trace."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -93,7 +91,7 @@ def _equal(eager: list[Tensor], other: list[Tensor]) -> bool:
     )
 
 
-def _fastest(model: nn.Module, networks: list[Network], inputs: tuple[Tensor, ...]) -> list[float]:
+def _fastest(model: nn.Module, networks: list[nn.Module], inputs: tuple[Tensor, ...]) -> list[float]:
     """Return the seconds of each network's fastest pass; they take turns, so that a busy moment hits them all."""
     seconds = [math.inf] * len(networks)
     for _ in range(PASSES):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from learners import compiled as module
-from learners.compiled import WORTHWHILE_SECONDS, Network, compile_equal, compiled
+from learners.compiled import WORTHWHILE_SECONDS, compile_equal, compiled
 
 
 class Slow(nn.Module):
@@ -34,7 +34,7 @@ FOREVER = 10**9  # steps
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, network: Any) -> module.Choice:
-    def compile_to(model: nn.Module) -> Network:
+    def compile_to(model: nn.Module) -> Any:
         if isinstance(network, Exception):
             raise network
         return lambda *inputs: network(model, *inputs)
