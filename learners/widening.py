@@ -84,6 +84,10 @@ class Widening:
         """Return importances of weights (Fisher information, path integrals), widened."""
         return self._along(named, lambda axis: axis.weight_Q)
 
+    def shares(self, named: Named) -> dict[str, Tensor]:
+        """Return what sums over copies to what it was (parts of a decrease of the loss), widened."""
+        return self._along(named, lambda axis: axis.weight_Q * axis.factor_Q.square())
+
     def consolidation(self, before: Consolidation) -> Consolidation:
         """Return the consolidation whose penalty at widened weights is that of `before` at the old ones."""
         return replace(
