@@ -6,6 +6,7 @@ interpolation"), so that a feature that says nothing about the value gets no wei
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +31,8 @@ class Fit:
     residual_N: Floats
     leverage_N: Floats
     sigma: float  # standard deviation of the residuals
-    root_KV: Floats  # weights by their coefficients, each in standard deviations of its prior
-    covariance_VV: Floats  # of these coefficients
+    basis_KV: Floats  # weights by their coefficients, each in standard deviations of its prior
+    root_VV: Floats  # of these coefficients' covariance C = root' root, in units of the residuals'
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,14 @@ class Design:
         basis_KV = np.concatenate(coefficients, axis=1) if coefficients else np.zeros((size, 0))
         return cls(onehot, visits_K, basis_KV, np.array(group, dtype=np.intp))
 
+    @cached_property
+    def gram_VV(self) -> Floats:
+        """Scatter of the coefficients' columns around their means, the same for all values."""
+        basis = sparse.csr_array(self.basis_KV)
+        total_V = self.visits_K @ basis
+        moments = basis.T @ (self.onehot_NK.T @ self.onehot_NK) @ basis
+        return np.asarray(moments.todense() - np.outer(total_V, total_V) / self.onehot_NK.shape[0])
+
     def fit(self, value_N: Floats) -> Fit:
         """Maximise the evidence by MacKay's fixed point."""
         rows, mean = value_N.size, float(value_N.mean())
@@ -84,11 +93,8 @@ class Design:
         if square <= 1e-24 * rows * mean**2:  # a constant
             used = used[:0]
         share_K = self.visits_K / rows
-        basis = sparse.csr_array(self.basis_KV)
-        share_V = share_K @ basis
-        moments = basis.T @ (self.onehot_NK.T @ self.onehot_NK) @ basis
-        gram = moments.todense() - rows * np.outer(share_V, share_V)
-        score = basis.T @ (self.onehot_NK.T @ centred_N)
+        gram = self.gram_VV
+        score = self.basis_KV.T @ (self.onehot_NK.T @ centred_N)
         groups = int(self.group_V.max(initial=-1)) + 1
         # To begin with, half of the variance in equal parts.
         energy = np.bincount(self.group_V, np.diag(gram) / rows, groups)
@@ -96,9 +102,9 @@ class Design:
         for _ in range(ITERATIONS if used.size else 0):
             group = self.group_V[used]
             scale = np.sqrt(prior[group] / variance)
-            covariance = _inverse(scale[:, None] * gram * scale + np.eye(used.size))
-            weights = scale * (covariance @ (scale * score))
-            effective = np.bincount(group, 1 - np.diag(covariance), groups)
+            root = _inverse_root(scale[:, None] * gram * scale + np.eye(used.size))
+            weights = scale * (root.T @ (root @ (scale * score)))
+            effective = np.bincount(group, 1 - np.square(root).sum(axis=0), groups)
             left = square - 2 * float(weights @ score) + float(weights @ gram @ weights)
             before, variance_before = prior, variance
             variance = max(left, 1e-12 * square) / max(rows - 1 - effective.sum(), 1.0)
@@ -110,12 +116,11 @@ class Design:
             elif np.allclose(prior, before, rtol=0.05, atol=0) and abs(variance / variance_before - 1) < 0.01:
                 break
         scale = np.sqrt(prior[self.group_V[used]] / (variance or 1.0))
-        covariance = _inverse(scale[:, None] * gram[: used.size, : used.size] * scale + np.eye(used.size))
-        root_KV = self.basis_KV[:, used] * scale
-        weights_K = root_KV @ (covariance @ (scale * score[: used.size]))
-        posterior_KK = root_KV @ covariance @ root_KV.T
-        reach_NK = self.onehot_NK @ posterior_KK - share_K @ posterior_KK
-        leverage_N = np.asarray(self.onehot_NK.multiply(reach_NK).sum(axis=1)).ravel() - reach_NK @ share_K
+        root = _inverse_root(scale[:, None] * gram[: used.size, : used.size] * scale + np.eye(used.size))
+        basis_KV = self.basis_KV[:, used] * scale
+        weights_K = basis_KV @ (root.T @ (root @ (scale * score[: used.size])))
+        reach_KV = basis_KV @ root.T
+        leverage_N = np.square(self.onehot_NK @ reach_KV - share_K @ reach_KV).sum(axis=1)
         offset = float(share_K @ weights_K)
         return Fit(
             mean - offset,
@@ -123,8 +128,8 @@ class Design:
             centred_N - (self.onehot_NK @ weights_K - offset),
             np.minimum(leverage_N + 1 / rows, 0.95),
             variance**0.5,
-            root_KV,
-            covariance,
+            basis_KV,
+            root,
         )
 
     def replicate(self, fit: Fit, noise_NR: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -137,8 +142,9 @@ class Design:
         rows, replicates = noise_NR.shape
         mean_R, share_K = noise_NR.mean(axis=0), self.visits_K / rows
         score_KR = self.onehot_NK.T @ noise_NR - rows * np.outer(share_K, mean_R)
-        prior_VR = fit.sigma * rng.standard_normal((fit.root_KV.shape[1], replicates))
-        draws_RK = (fit.root_KV @ (fit.covariance_VV @ (fit.root_KV.T @ score_KR + prior_VR))).T
+        prior_VR = fit.sigma * rng.standard_normal((fit.basis_KV.shape[1], replicates))
+        change_VR = fit.root_VV.T @ (fit.root_VV @ (fit.basis_KV.T @ score_KR + prior_VR))
+        draws_RK = (fit.basis_KV @ change_VR).T
         return mean_R - draws_RK @ share_K, draws_RK
 
 
@@ -153,11 +159,10 @@ def _steps(visits_K: Floats) -> Floats:
     return centred
 
 
-def _inverse(matrix: Floats) -> Floats:
-    """Invert a positive definite matrix."""
+def _inverse_root(matrix: Floats) -> Floats:
+    """Return R with R' R the inverse of a positive definite matrix: the inverse of its lower Cholesky factor."""
     if not matrix.size:
         return matrix
-    factor, _ = linalg.lapack.dpotrf(matrix, lower=True, overwrite_a=True)
-    inverse, _ = linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)
-    lower: Floats = np.tril(inverse)
-    return lower + np.tril(lower, -1).T
+    factor, _ = linalg.lapack.dpotrf(matrix, lower=True, clean=True, overwrite_a=True)
+    root: Floats = linalg.lapack.dtrtri(factor, lower=True, overwrite_c=True)[0]
+    return root

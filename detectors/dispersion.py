@@ -30,7 +30,7 @@ MOMENT_ROWS = (
     32  # rows per block, at least, from which the spread is taken: counts of shorter ones are too discrete
 )
 
-Floats = NDArray[np.floating]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -175,30 +175,65 @@ def _doublings_of(
     degrees = int(occupied_K.sum()) - 1
     if degrees < 1 or rows < 2 * LEAST_BLOCKS:
         return ()
-    one_hot_NK = np.zeros((rows, size), dtype=np.float32)  # exact enough for one row, and half the time
-    one_hot_NK[held_N, bin_N[held_N]] = 1
-    one_hot_NK = one_hot_NK[:, occupied_K]
-    residual_BK = one_hot_NK - held_N[:, None] * _expected(one_hot_NK, season_N)
-    residual_BK /= np.sqrt(counts_K[occupied_K] / rows).astype(np.float32)
-    return _doubled(residual_BK, degrees)
+    # Bins that were seen, numbered anew; rows that hold nothing come behind them.
+    bin_N = np.append(np.cumsum(occupied_K) - 1, degrees + 1)[np.minimum(bin_N, size)]
+    counts_K = counts_K[occupied_K]
+    if season_N is None:
+        pairs_BK = _blocks_of_two(bin_N, counts_K)
+        return _doubled(pairs_BK, degrees, (_of_single_rows(bin_N, counts_K),))
+    one_hot_NK = np.zeros((rows, degrees + 2))
+    one_hot_NK[np.arange(rows), bin_N] = 1
+    residual_BK = one_hot_NK[:, :-1] - held_N[:, None] * _seasonal_shares(one_hot_NK[:, :-1], season_N)
+    return _doubled(residual_BK / np.sqrt(counts_K / rows), degrees)
 
 
-def _doubled(residual_BK: Floats, degrees: int) -> tuple[Doubling, ...]:
-    found: list[Doubling] = []
+def _of_single_rows(bin_N: NDArray[np.intp], counts_K: NDArray[np.intp]) -> Doubling:
+    """Correlate neighbouring rows by how many share a bin, without writing their deviations down.
+
+    A row deviates by (one-hot - p) / sqrt(q), or by nothing if it holds nothing; p is a bin's share of the rows that hold something, q of all. As
+    p / q is the same for all bins, two rows' deviations multiply to 1 / q - p / q if they share a bin, else to -p / q.
+    """
+    rows, bins, ratio = bin_N.size, counts_K.size, bin_N.size / int(counts_K.sum())
+    held_N = bin_N < bins
+    shared_K = np.bincount(bin_N[1:][bin_N[1:] == bin_N[:-1]], minlength=bins)[:bins]
+    neighbours = int(np.count_nonzero(held_N[1:] & held_N[:-1]))
+    products = rows * float((shared_K / counts_K).sum()) - ratio * neighbours
+    return _doubling(products, float(rows * (bins - 1)), rows, 1.0, bins - 1)
+
+
+def _blocks_of_two(bin_N: NDArray[np.intp], counts_K: NDArray[np.intp]) -> Floats:
+    """Return the deviations of blocks of two rows, shape (N // 2, K)."""
+    rows, bins = bin_N.size, counts_K.size
+    blocks = rows // 2
+    pair_N = np.arange(2 * blocks) // 2
+    bin_N = bin_N[: 2 * blocks]
+    scale_K = np.append(np.sqrt(rows / counts_K), 0.0)
+    cell_N = pair_N * (bins + 1) + bin_N
+    scaled_BK = np.bincount(cell_N, scale_K[bin_N], blocks * (bins + 1)).reshape(blocks, -1)[:, :bins]
+    held_B = np.bincount(pair_N, bin_N < bins, blocks)
+    share_K = counts_K / counts_K.sum()
+    return np.asarray(scaled_BK - np.outer(held_B, share_K * scale_K[:bins]), np.float64)
+
+
+def _doubled(residual_BK: Floats, degrees: int, found: tuple[Doubling, ...] = ()) -> tuple[Doubling, ...]:
+    """Double blocks on, from those behind what was `found`."""
     spread = 1.0
     while len(residual_BK) >= 2 * LEAST_BLOCKS:
-        blocks = len(residual_BK)
         squares = _dot(residual_BK, residual_BK)
         if squares <= 0:
             break
-        # Deviations from their own mean correlate by -1/B.
-        carry = _dot(residual_BK[1:], residual_BK[:-1]) / squares + 1 / blocks
         if 1 << len(found) >= MOMENT_ROWS:
             spread = _unevenness(residual_BK, degrees)
-        found.append(Doubling(carry, carry / math.sqrt(spread / (blocks * degrees)), spread))
-        even = blocks // 2 * 2
-        residual_BK = np.add(residual_BK[:even:2], residual_BK[1:even:2], dtype=np.float64)
-    return tuple(found)
+        products = _dot(residual_BK[1:], residual_BK[:-1])
+        found = (*found, _doubling(products, squares, len(residual_BK), spread, degrees))
+        even = len(residual_BK) // 2 * 2
+        residual_BK = residual_BK[:even:2] + residual_BK[1:even:2]
+    return found
+
+
+def _doubling(products: float, squares: float, blocks: int, spread: float, degrees: int) -> Doubling:
+    carry = products / squares + 1 / blocks  # deviations from their own mean correlate by -1/B
+    return Doubling(carry, carry / math.sqrt(spread / (blocks * degrees)), spread)
 
 
 def _settled(found: Sequence[Doubling], rows: int, pooled: Sequence[float] = ()) -> Dispersion:
@@ -252,15 +287,11 @@ def _drawn_together(effects: Sequence[Dispersion]) -> tuple[Dispersion, ...]:
 
 
 def _dot(left_BK: Floats, right_BK: Floats) -> float:
-    return float(np.einsum("bk,bk->b", left_BK, right_BK).sum(dtype=np.float64))
+    return float(np.vdot(left_BK, right_BK))
 
 
-def _expected(one_hot_NK: Floats, season_N: NDArray[np.intp] | None) -> Floats:
-    """Share of each bin among rows that hold something, in all or of each row's season: shape (1 or N, K)."""
-    if season_N is None:
-        counts_K = one_hot_NK.sum(axis=0, keepdims=True)
-        shares_K: Floats = counts_K / counts_K.sum()
-        return shares_K
+def _seasonal_shares(one_hot_NK: Floats, season_N: NDArray[np.intp]) -> Floats:
+    """Share of each bin among rows of each row's season that hold something: shape (N, K)."""
     counts_SK = np.zeros((int(season_N.max()) + 1, one_hot_NK.shape[1]))
     np.add.at(counts_SK, season_N, one_hot_NK)
     shares_SK: Floats = counts_SK / np.maximum(counts_SK.sum(axis=1, keepdims=True), 1.0)

@@ -1,6 +1,6 @@
 """How many independent features some dependent ones are worth, when the smallest of their p-values decides.
 
-Shapes: F features, N rows, K bins of all features together. Two features that say the same need no correction for being two.
+Shapes: F features, N rows, U of them that are used, K bins of all features together. Two features that say the same need no correction for being two.
 When nothing has moved, the chi-squares of two features correlate by phi^2 / sqrt((K_f - 1)(K_g - 1)) of their contingency table, Tschuprow's
 squared T: the squared canonical correlations of their bins, averaged. From there a Gaussian copula gives the probability
 that any of them is below a level, estimated by importance sampling of the union (Owen, Maximov and Chertkov 2019), which is exact for
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-CELLS = 4e9  # multiplications spent on contingency tables; more features are looked at in fewer rows
+CELLS = 4e9  # rows times squared bins, at most: more features are looked at in fewer rows
 LEAST_ROWS = 500  # with which the tables are worth looking at
 DRAWS = 4096
 
@@ -40,21 +40,20 @@ def dependence_of(bins_FN: list[NDArray[np.intp]], sizes_F: list[int]) -> NDArra
     if features < 2 or used < LEAST_ROWS:
         return identity
     picked = np.linspace(0, rows - 1, used).astype(np.intp)
-    blocks, degrees_F = [], np.ones(features)
-    for i, (bin_N, size) in enumerate(zip(bins_FN, sizes_F, strict=True)):
-        bin_U = bin_N[picked]
-        counts_K = np.bincount(bin_U, minlength=size)
-        one_hot_UK = np.zeros((used, size), dtype=np.float32)
-        one_hot_UK[np.arange(used), bin_U] = 1
-        shares_K = counts_K / used
-        scale_K = np.divide(1, np.sqrt(shares_K), out=np.zeros(size), where=shares_K > 0)
-        blocks.append(((one_hot_UK - shares_K) * scale_K).astype(np.float32))
-        degrees_F[i] = max(int(np.count_nonzero(counts_K)) - 1, 1)
-    stacked_UK = np.concatenate(blocks, axis=1)
-    correlation_KK = (stacked_UK.T @ stacked_UK).astype(np.float64) / used
-    starts = np.concatenate(([0], np.cumsum(sizes_F)[:-1]))
-    phi2_KF = np.add.reduceat(correlation_KK**2, starts, axis=1)
-    phi2_FF = np.asarray(np.add.reduceat(phi2_KF, starts, axis=0), dtype=np.float64)
+    starts_F = np.concatenate(([0], np.cumsum(sizes_F)))
+    flat_FU = np.stack([bin_N[picked] + start for bin_N, start in zip(bins_FN, starts_F, strict=False)])
+    total = int(starts_F[-1])
+    counts_K = np.bincount(flat_FU.ravel(), minlength=total)
+    inverse_K = np.divide(1.0, counts_K, out=np.zeros(total), where=counts_K > 0)
+    degrees_F = np.maximum(np.add.reduceat(counts_K > 0, starts_F[:-1], dtype=np.intp) - 1, 1)
+    phi2_FF = np.zeros((features, features))
+    for i in range(features - 1):  # contingency tables with all features behind: sum n_kl^2 / (n_k n_l) - 1
+        low, behind, size = starts_F[i], starts_F[i + 1], sizes_F[i]
+        cell_GU = (flat_FU[i] - low) * (total - behind) + (flat_FU[i + 1 :] - behind)
+        table_KL = np.bincount(cell_GU.ravel(), minlength=size * (total - behind)).reshape(size, -1)
+        share_L = inverse_K[low:behind] @ np.square(table_KL, dtype=np.float64) * inverse_K[behind:]
+        phi2_FF[i, i + 1 :] = np.add.reduceat(share_L, starts_F[i + 1 : -1] - behind) - 1
+    phi2_FF += phi2_FF.T
     degrees_FF = np.outer(degrees_F, degrees_F)
     dependence_FF = np.maximum(phi2_FF - degrees_FF / used, 0) / np.sqrt(degrees_FF)
     np.fill_diagonal(dependence_FF, 1.0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from detectors.dispersion import SOUND_BLOCKS, Dispersion, dispersion_of, dispersions_of
+from detectors.dispersion import SOUND_BLOCKS, Dispersion, _doublings_of, dispersion_of, dispersions_of
 
 
 def chain(rng: np.random.Generator, rows: int, r: float) -> np.ndarray:
@@ -72,3 +72,18 @@ def test_estimates_of_two_references_are_averaged_by_rows() -> None:
 def test_degenerate_references_have_a_finite_dispersion(bins: list[int]) -> None:
     effects = dispersion_of(np.array(bins, dtype=np.intp), 3)
     assert np.isfinite([effects.mean, effects.unevenness]).all()
+
+
+def test_correlations_are_those_of_the_deviations_written_out() -> None:
+    """Single rows are correlated by counting, blocks of two from sparse tables: equal to one-hot rows less their shares."""
+    rng = np.random.default_rng(6)
+    bins = np.repeat(rng.integers(5, size=700), 3)  # four bins and one for what holds nothing
+    bins[bins == 2] = 1  # a bin that nobody saw
+    one_hot = (bins[:, None] == [0, 1, 3]).astype(float)
+    share = one_hot.sum(axis=0) / one_hot.sum()
+    deviation = (one_hot - (bins < 4)[:, None] * share) / np.sqrt(one_hot.mean(axis=0))
+    for found in _doublings_of(bins, 4, None):
+        blocks = len(deviation)
+        carry = (deviation[1:] * deviation[:-1]).sum() / (deviation**2).sum() + 1 / blocks
+        assert found.carry == pytest.approx(carry, rel=1e-9)
+        deviation = deviation[: blocks // 2 * 2].reshape(blocks // 2, 2, 3).sum(axis=1)

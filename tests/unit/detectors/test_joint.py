@@ -52,3 +52,14 @@ def test_dependence_of_independent_and_equal_features() -> None:
 def test_few_rows_say_nothing() -> None:
     x = np.arange(100) % 4
     assert (dependence_of([x, x], [4, 4]) == np.eye(2)).all()
+
+
+def test_dependence_is_tschuprow_s_squared_t_of_the_contingency_table() -> None:
+    rng = np.random.default_rng(2)
+    bins = [rng.integers(3, size=3000), rng.integers(4, size=3000)]
+    bins.append((bins[0] + bins[1] + (rng.random(3000) < 0.3)) % 5)
+    told = dependence_of(bins, [3, 6, 5])  # two bins are empty
+    for a, b, degrees in ((0, 2, 2 * 4), (1, 2, 3 * 4)):
+        table = stats.contingency.crosstab(bins[a], bins[b]).count
+        phi2 = stats.chi2_contingency(table, correction=False).statistic / 3000
+        assert told[a, b] == pytest.approx((phi2 - degrees / 3000) / np.sqrt(degrees), abs=5e-5)
