@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -64,7 +65,12 @@ for group in (setup, processes, status, drift, jobs, models, train, letters, sen
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line.
+
+    Linear algebra on small matrices takes one thread, in this process and in those that it starts: more wait for each other longer
+    than they work. Numpy reads the variable when it is first imported, by a command; trainings set their own threads (`update.threads`).
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     app()
 
 

@@ -116,6 +116,26 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert HEAVY.intersection(modules) <= allowed
 
 
+@pytest.mark.parametrize(("given", "found"), [(None, "1"), ("2", str(min(os.cpu_count() or 1, 2)))])
+def test_linear_algebra_takes_one_thread_unless_told_otherwise(given: str | None, found: str) -> None:
+    script = (
+        "import atexit, os\n"
+        "from cls.cli.main import main\n"
+        "def tell():\n    import numpy\n    from threadpoolctl import threadpool_info\n"
+        "    print({pool['num_threads'] for pool in threadpool_info() if pool['internal_api'] == 'openblas'})\n"
+        "atexit.register(tell)\n"
+        "main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    environment |= {} if given is None else {"OPENBLAS_NUM_THREADS": given}
+    command = [sys.executable, "-c", script, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] in (
+        f"{{{found}}}",
+        "set()",
+    )  # other builds of numpy have other libraries
+
+
 def test_usage_faults_end_with_2() -> None:
     for arguments in (
         ["nonsense"],
