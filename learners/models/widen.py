@@ -41,8 +41,9 @@ def widen(
     wider
         Arguments of the model that are to be others, by name, as in its configuration: {"hidden": (800, 800)}.
     units
-        copies: of old units, as in Net2Net, so that the importance of their weights holds the new capacity to what
-        is known. fresh: units that nothing reads yet, free to learn.
+        copies: of old units, as in Net2Net; their weights inherit importance, so that a penalty binds the new capacity
+        too. fresh: units that nothing reads yet, bound by nothing; take them where a memory is rehearsed, which keeps
+        them from drowning what is known.
     generator
         Draws which units are copied, their noise, and the weights of fresh ones.
     noise

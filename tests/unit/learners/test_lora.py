@@ -1,6 +1,7 @@
 """Adapters leave the function as it is until they learn, and only they are learned, penalised and remembered."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -184,6 +185,12 @@ def test_a_head_may_learn_beside_the_adapters() -> None:
     assert model.predict(table(1).columns).shape == (40, 4)
     with pytest.raises(UnsuitableModelError, match="frozen head"):
         adapted().grow_classes(("no", "yes", "maybe", "never"))
+
+
+def test_without_peft_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UnsuitableModelError, match=r"pip install 'cls-continual\[lora\]'"):
+        adapted()
 
 
 def test_what_does_not_fit_is_refused() -> None:
