@@ -1,7 +1,7 @@
 """The whole state of a learner as named tensors and JSON: what is stored, moved and resumed from.
 
 Tensor names: `model.*` weights and buffers; `ewc.*` and `si.*` what is consolidated (`importance`, `anchor`); `pending.*` and `path.*` what is not
-yet; `memory.*` the rows held; `optimizer.*` Adam's moments; while training also `training.*`.
+yet; `units.*` how useful hidden units are; `memory.*` the rows held; `optimizer.*` Adam's moments; while training also `training.*`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learners.continual_backprop import ContinualBackprop
 from learners.learner import Learner, Pending
-from learners.memory_slots import Memory
+from learners.memory import Memory
 from learners.models.base import Model
 from learners.models.registry import NO_EXTRA, load
 from learners.quadratic import Consolidation
@@ -57,6 +58,7 @@ def pack(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
         **prefixed("si.anchor", learner.si.anchor),
         **prefixed("pending", learner.pending.fisher),
         **prefixed("path", learner.path.tensors() if learner.path is not None else {}),
+        **prefixed("units", learner.units.tensors() if learner.units is not None else {}),
         **prefixed("optimizer", learner.moments),
         **prefixed("memory", learner.memory.tensors()),
     }
@@ -99,12 +101,16 @@ def restore_learner(
         Pending(under("pending", tensors), meta["pending_rows"]),
         Consolidation(under("si.importance", tensors), under("si.anchor", tensors)),
         None,
+        None,
         {name: tensor.clone() for name, tensor in under("optimizer", tensors).items()},
         meta["learned_up_to"],
         meta["updates"],
         meta["regime"],
         meta["balance"],
     )
+    if units := under("units", tensors):
+        learner.units = ContinualBackprop()
+        learner.units.restore(units)
     if path:
         learner.path = PathIntegral.restore(path, learner.parameters())
     return learner

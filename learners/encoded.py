@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from learners.models.base import Inputs, Model
-from learners.recipe import Recipe
 from learners.rows import Rows
-from learners.schema import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,19 +27,3 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.target)
-
-    def stratum(self, recipe: Recipe, task: Task, regime: int) -> Tensor:
-        """Return the (N,) stratum of each row in a memory that the recipe balances.
-
-        Raises
-        ------
-        ValueError
-            If it balances classes where there are none.
-        """
-        if recipe.memory_balance == "class":
-            if task != "classification":
-                raise ValueError(
-                    "recipe: memory_balance 'class' needs classes: use 'regime' or 'none' for a regression"
-                )
-            return self.target.long()
-        return torch.full((len(self),), regime if recipe.memory_balance == "regime" else 0)

@@ -14,7 +14,7 @@ from torch import Tensor
 from learners.batches import Batches, Index
 from learners.class_balance import class_weights
 from learners.encoded import Encoded
-from learners.memory_slots import Memory
+from learners.memory import Memory
 from learners.mixing import Kind, mix
 from learners.models.base import Inputs, Model
 from learners.objective import Batch

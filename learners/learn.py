@@ -20,12 +20,14 @@ from learners.checkpoint import Checkpoint, restore_learner
 from learners.encoded import Encoded
 from learners.errors import NoUsableRowsError, ResumeMismatchError
 from learners.learner import Learner
-from learners.memory_slots import Memory
+from learners.memory import Memory
+from learners.models.base import Model
 from learners.models.registry import NO_EXTRA, load
+from learners.plasticity import shrink_and_perturb
 from learners.recipe import Recipe
 from learners.rows import Rows
 from learners.schema import Schema
-from learners.seeds import INITIAL, seeded
+from learners.seeds import INITIAL, RENEW, seeded
 from learners.slots import Allocate, in_ram
 from learners.training import StepReport, Training, identity, offer, outputs_of
 
@@ -87,13 +89,16 @@ def start(
     if recipe.lwf_lambda and learner.updates:
         teacher = outputs_of(learner.model, learner.model.encode(rows.columns))
     if learner.updates:
-        _prepare(learner, rows, schema, recipe, new_regime)
+        _prepare(learner, rows, schema, recipe, new_regime, seed)
     train_rows = Encoded.of(learner.model, rows)
     if recipe.rehearsal == "gdumb":
         offer(learner, train_rows, recipe)
         learner.learned_up_to = max(int(rows.position.max()), learner.learned_up_to or 0)
-        learner = _renewed(learner, seed)
-    return _training(learner, train_rows, tune, retained, teacher, recipe, seed, identity(rows.position))
+        learner = replace(learner, model=_network_like(learner.model, seed, learner.updates))
+    training = _training(learner, train_rows, tune, retained, teacher, recipe, seed, identity(rows.position))
+    if recipe.compile:
+        training.compile()
+    return training
 
 
 def resume(
@@ -146,25 +151,30 @@ def _new(
     return Learner(network, memory, balance=recipe.memory_balance)
 
 
-def _prepare(learner: Learner, rows: Rows, schema: Schema | None, recipe: Recipe, new_regime: bool) -> None:
+def _prepare(
+    learner: Learner, rows: Rows, schema: Schema | None, recipe: Recipe, new_regime: bool, seed: int
+) -> None:
     """Consolidate a regime that has ended, make room for what is new, and drop what the recipe has no use for."""
     if new_regime:
         learner.consolidate(recipe)
         learner.regime += 1
+        if recipe.plasticity == "shrink-perturb":
+            fresh = dict(_network_like(learner.model, seed, learner.regime).named_parameters())
+            shrink_and_perturb(learner.parameters(), fresh)
     learner.model.grow(rows.columns)
     if schema is not None and schema.classes:
         learner.model.grow_classes(schema.classes)
     learner.forget(recipe)
 
 
-def _renewed(learner: Learner, seed: int) -> Learner:
-    """Return the learner with new weights: the preprocessing and the memory stay."""
-    with seeded(seed, INITIAL):
-        network = type(learner.model).from_spec(learner.model.spec())
-    buffers = dict(learner.model.named_buffers())
+def _network_like(model: Model, seed: int, number: int) -> Model:
+    """Return the network with new weights: its preprocessing stays."""
+    with seeded(seed, RENEW, number):
+        network = type(model).from_spec(model.spec())
+    buffers = dict(model.named_buffers())
     for name, buffer in network.named_buffers():
         buffer.copy_(buffers[name])
-    return replace(learner, model=network)
+    return network
 
 
 def _training(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from learners import ewc, si
-from learners.memory_slots import Memory
+from learners.continual_backprop import ContinualBackprop
+from learners.memory import Memory
 from learners.models.base import Model
 from learners.quadratic import Consolidation
 from learners.recipe import Recipe
+from learners.schema import Task
 from learners.si import PathIntegral
 
 Named = dict[str, Tensor]
@@ -33,6 +36,23 @@ class Pending:
         return Pending(mean, self.rows + rows)
 
 
+def stratum_of(target_N: Tensor, recipe: Recipe, task: Task, regime: int) -> Tensor:
+    """Return the (N,) stratum of rows with these targets, of this regime, in a memory that the recipe balances.
+
+    Raises
+    ------
+    ValueError
+        If it balances classes where there are none.
+    """
+    if recipe.memory_balance == "class":
+        if task != "classification":
+            raise ValueError(
+                "recipe: memory_balance 'class' needs classes: use 'regime' or 'none' for a regression"
+            )
+        return target_N.long()
+    return torch.full((len(target_N),), regime if recipe.memory_balance == "regime" else 0)
+
+
 @dataclass(eq=False)
 class Learner:
     """A model that goes on learning. A training changes it in place and gives it back."""
@@ -43,6 +63,9 @@ class Learner:
     pending: Pending = field(default_factory=Pending)
     si: Consolidation = field(default_factory=Consolidation)
     path: PathIntegral | None = None  # since the last consolidation
+    units: ContinualBackprop | None = (
+        None  # how useful each hidden unit is, where a recipe renews those that are not
+    )
     moments: Named = field(default_factory=dict)  # of Adam, by parameter; where a recipe keeps them
     learned_up_to: int | None = None  # newest position in the sample log
     updates: int = 0  # trainings so far
@@ -59,10 +82,15 @@ class Learner:
             self.ewc, self.pending = Consolidation(), Pending()
         if not recipe.si_lambda:
             self.si, self.path = Consolidation(), None
+        if recipe.plasticity != "continual-backprop":
+            self.units = None
         if not recipe.keep_optimizer:
             self.moments = {}
         self.memory.bytes_max = recipe.memory_bytes
         self.memory.resize(recipe.memory_rows)
+        if self.balance != recipe.memory_balance:
+            self.memory.divide(stratum_of(self.memory.target, recipe, self.model.schema.task, 0))
+            self.balance = recipe.memory_balance
 
     def consolidate(self, recipe: Recipe) -> None:
         """Hold on to what was learned since the last time: the weights as they are become the anchor."""

@@ -35,6 +35,10 @@ def check(recipe: Recipe) -> None:
         raise ValueError(
             "recipe: mixup and cutmix do not go with der, lwf_lambda or class_mask: no outputs are known of mixtures"
         )
+    if recipe.compile and recipe.checkpoint_activations:
+        raise ValueError(
+            "recipe: compile and checkpoint_activations exclude each other: set one of them to false"
+        )
     if recipe.rehearsal == "gdumb" and not recipe.memory_rows:
         raise ValueError(
             "recipe: rehearsal 'gdumb' learns from the memory alone: memory_rows must be above 0"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-SHUFFLE, REPLAY, FISHER, RESIZE, INITIAL, FORWARD, AUGMENT, MIX, RENEW = range(9)  # purposes
+SHUFFLE, REPLAY, FISHER, STRATA, INITIAL, FORWARD, AUGMENT, MIX, RENEW, ALIGN = range(10)  # purposes
 
 
 def generator(seed: int, purpose: int, number: int = 0) -> np.random.Generator:

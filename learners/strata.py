@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
 
-from learners.seeds import RESIZE, generator
+from learners.seeds import STRATA, generator
 
 Held = tuple[float, int, int]  # of one row: -priority, -position, slot; the smallest is the first to go
 
@@ -120,7 +120,7 @@ class Strata:
         return slot
 
     def _appear(self, name: int) -> Stratum:
-        rank = generator(self.seed, RESIZE, name % 2**64).random()
+        rank = generator(self.seed, STRATA, name % 2**64).random()
         stratum = self.by_name[name] = Stratum(name, float(rank))
         return stratum
 

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from learners import agem, freezing, quadratic
 from learners.checkpoint import Checkpoint, pack, prefixed, under
+from learners.compiled import Choice, compile_equal, compiled
+from learners.continual_backprop import ContinualBackprop
 from learners.encoded import Encoded
 from learners.errors import DivergedError
 from learners.feed import Feed, Step
 from learners.fisher import diagonal_fisher
 from learners.herding import herding_priority
-from learners.learner import Learner
+from learners.learner import Learner, stratum_of
 from learners.losses import row_loss
 from learners.models.base import Inputs
 from learners.objective import Batch, objective
@@ -32,7 +34,7 @@ from learners.optimizer import Optimizer
 from learners.precision import forward
 from learners.recipe import Recipe
 from learners.schedule import Plateau, rate
-from learners.seeds import FISHER, FORWARD, generator, seeded
+from learners.seeds import FISHER, FORWARD, RENEW, generator, seeded, torch_generator
 from learners.selection import Selection
 from learners.si import PathIntegral
 
@@ -93,12 +95,15 @@ class Training:
         self.batches = self.feed.batches
         self.selection = Selection(recipe.patience, round(self.batches.steps * (1 - recipe.average_share)))
         self.plateau = Plateau()
+        self.network = Choice(self.model, False, "not asked for")
         self.optimizer = Optimizer(self.parameters, recipe, learner.moments)
         self.penalties = [
             (kept.aligned(self.parameters), strength)
             for kept, strength in ((learner.ewc, recipe.ewc_lambda), (learner.si, recipe.si_lambda))
             if strength and kept.importance
         ]
+        if recipe.plasticity == "continual-backprop":
+            learner.units = learner.units or ContinualBackprop()
         if recipe.si_lambda:
             begun = learner.path or PathIntegral(self.parameters)
             learner.path = begun.aligned(self.parameters)
@@ -138,6 +143,11 @@ class Training:
             freezing.damp(self.parameters, before, self.mobility)
             if path is not None:
                 path.after_step(self.parameters)
+            if self.learner.units is not None:
+                random = torch_generator(self.seed, RENEW, step)
+                self.learner.units.after_step(
+                    step, self.model, seen.batch.inputs, self.optimizer.moments(), random
+                )
 
         if self.visited is not None:
             self.visited[torch.from_numpy(seen.new)] = self._known(out_BK[: len(seen.new)].cpu())
@@ -163,6 +173,10 @@ class Training:
                 tensors |= prefixed("training", {name: tensor})
         return self._checkpoint("training", tensors)
 
+    def compile(self) -> None:
+        """Measure whether this training gains from a compiled network, and take that if so."""
+        self.network = compiled(self.model, self.feed.at(0).batch.inputs, self.batches.steps)
+
     def restore(self, snapshot: Checkpoint) -> None:
         """Go on where the snapshot was taken."""
         meta, tensors = snapshot.meta, under("training", snapshot.tensors)
@@ -170,6 +184,8 @@ class Training:
         self.curve = [dict(point) for point in meta["curve"]]
         self.selection.restore(meta, under("best", tensors), under("average", tensors))
         self.plateau = Plateau.restore(meta["plateau"])
+        if meta["compiled"]:
+            self.network = Choice(compile_equal(self.model), True, "as before the interruption")
         self.optimizer.restore(under("optimizer", tensors), meta["optimizer"])
         if self.visited is not None:
             self.visited.copy_(tensors["visited"])
@@ -217,7 +233,9 @@ class Training:
         """Add the gradient of the objective, in parts; return its value, and the outputs."""
         total, outputs, recipe = torch.zeros(()), [], self.recipe
         for part in batch.parts(recipe.accumulate):
-            out_BK = forward(self.model, part.inputs, recipe.precision, recipe.checkpoint_activations)
+            out_BK = forward(
+                self.network.network, part.inputs, recipe.precision, recipe.checkpoint_activations
+            )
             loss = objective(out_BK, part, recipe, self.row_loss, self.task)
             self.optimizer.backward(loss)
             total = total + loss.detach()
@@ -277,6 +295,7 @@ class Training:
             **self.selection.scalars,
             "plateau": self.plateau.scalars,
             "optimizer": self.optimizer.scalars,
+            "compiled": self.network.compiled,
             "steps": self.batches.steps,
             "curve": [dict(point) for point in self.curve],
             "recipe": asdict(self.recipe),
@@ -306,12 +325,13 @@ def outputs_of(model: torch.nn.Module, inputs: Inputs) -> Tensor:
 
 def offer(learner: Learner, rows: Encoded, recipe: Recipe, outputs: Tensor | None = None) -> None:
     """Let the memory see rows, each once and in order."""
-    stratum = rows.stratum(recipe, learner.model.schema.task, learner.regime)
+    stratum = stratum_of(rows.target, recipe, learner.model.schema.task, learner.regime)
     priority = None
     if recipe.memory_order == "herding" and learner.memory.capacity:
+        learner.model.eval()
         with torch.no_grad():
             features_NH = learner.model.represent(*rows.inputs)
-        priority = herding_priority(features_NH, stratum)
+        priority = herding_priority(features_NH, stratum, most=learner.memory.capacity)
     learner.memory.offer(
         rows.inputs, rows.target, torch.from_numpy(rows.position), stratum, outputs=outputs, priority=priority
     )

@@ -1,4 +1,4 @@
-"""Every named recipe, by discovery, on both tasks."""
+"""Every named recipe, by discovery, and compositions that use each further part, on both tasks."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from detectors.columns import Categorical
-from learners.checkpoint import restore_model
+from learners.checkpoint import pack, restore_model
 from learners.errors import DivergedError, NoUsableRowsError, ResumeMismatchError
 from learners.learn import Checkpoint, Training, resume, start
 from learners.models.tabular_config import TabularConfig
@@ -36,15 +36,43 @@ def table(first: int, count: int, task: str, categories: tuple[str, ...] = ("a",
     return Rows(columns, target, np.arange(first, first + count))
 
 
-@pytest.fixture(params=sorted(RECIPES))
+COMPOSED = {
+    "si+lwf+freezing": replace(RECIPES["si"], lwf_lambda=1.0, freeze=1.0, keep_optimizer=True),
+    "der+regimes+seen": replace(
+        RECIPES["der++"], ewc_lambda=10.0, memory_balance="regime", replay_weight="seen", fisher="sampled"
+    ),
+    "craft": replace(
+        RECIPES["replay"],
+        ewc_lambda=10.0,
+        mixup=0.3,
+        accumulate=3,
+        layerwise=1.0,
+        schedule="plateau",
+        memory_order="herding",
+        consolidate_every=2,
+        fisher="empirical",
+    ),
+    "half+units": replace(
+        RECIPES["replay"],
+        cutmix=1.0,
+        precision="bf16",
+        checkpoint_activations=True,
+        plasticity="continual-backprop",
+        balance_classes=0.5,
+    ),
+}
+ALL = {**RECIPES, **COMPOSED}
+
+
+@pytest.fixture(params=sorted(ALL))
 def recipe(request: pytest.FixtureRequest) -> Recipe:
     return replace(
-        RECIPES[request.param],
+        ALL[request.param],
         batch_rows=32,
         epochs=3.0,
         learning_rate=0.01,
         average_share=0.5,
-        memory_rows=min(RECIPES[request.param].memory_rows, 50),
+        memory_rows=min(ALL[request.param].memory_rows, 50),
     )
 
 
@@ -85,7 +113,56 @@ def test_penalty_is_zero_at_the_anchor_and_positive_off_it(recipe: Recipe, task:
     training = begin(bootstrap(recipe, task), table(120, 80, task), recipe, task)
     reports = [training.step() for _ in range(3)]
     assert reports[0].penalty == 0
-    assert (reports[-1].penalty > 0) == (recipe.ewc_lambda > 0 or recipe.si_lambda > 0)
+    consolidated = recipe.ewc_lambda > 0 or recipe.si_lambda > 0
+    assert (reports[-1].penalty > 0) == (consolidated and recipe.consolidate_every == 1)
+
+
+def test_at_strength_zero_it_is_plain_training_to_the_bit(task: str) -> None:
+    parent = bootstrap(RECIPES["naive"], task)
+    rows, plain = table(120, 80, task), replace(RECIPES["naive"], batch_rows=32, learning_rate=0.01)
+    expected = run(begin(parent, rows, plain, task)).tensors
+    for off in (
+        {"ewc_lambda": 0.0, "si_lambda": 0.0, "lwf_lambda": 0.0, "freeze": 0.0, "fisher_rows": 7},
+        {"layerwise": 0.0, "balance_classes": 0.0, "mixup": 0.0, "accumulate": 1, "precision": "fp32"},
+        {"checkpoint_activations": True},
+        {"memory_rows": 100, "replay_share": 0.0},
+    ):
+        learned = run(begin(parent, rows, replace(plain, **off), task)).tensors
+        assert all(torch.equal(learned[name], expected[name]) for name in expected), off
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(task: str) -> None:
+    schema, config = SCHEMAS[task], replace(CONFIG, dropout=0.0)
+    recipe = replace(RECIPES["der++"], batch_rows=32, memory_rows=50, epochs=1.0)
+    parent = run(start(None, table(0, 120, task), recipe, schema=schema, config=config))
+    whole, parts = (
+        start(parent, table(120, 80, task), replace(recipe, accumulate=count)) for count in (1, 5)
+    )
+    assert whole.step().loss == pytest.approx(parts.step().loss, rel=1e-5)
+    for name, parameter in whole.parameters.items():
+        assert parameter.grad is not None
+        torch.testing.assert_close(parts.parameters[name].grad, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_learner_that_goes_on_in_memory_ends_like_one_that_was_stored(recipe: Recipe, task: str) -> None:
+    stored, live = None, None
+    for update in range(3):
+        rows, new_regime = table(60 * update, 60, task), update == 2
+        training = start(
+            live, rows, recipe, schema=SCHEMAS[task], config=CONFIG, seed=update, new_regime=new_regime
+        )
+        while not training.done:
+            training.step()
+        live = training.conclude()
+        training = start(
+            stored, rows, recipe, schema=SCHEMAS[task], config=CONFIG, seed=update, new_regime=new_regime
+        )
+        stored = run(training)
+    assert live is not None
+    assert stored is not None
+    tensors, meta = pack(live)
+    assert same(tensors, stored.tensors)
+    assert meta == {name: stored.meta[name] for name in meta}
 
 
 def test_same_seed_same_bits_and_another_seed_another_model(recipe: Recipe, task: str) -> None:
@@ -200,7 +277,8 @@ def test_progress_is_accounted_for(recipe: Recipe, task: str) -> None:
     checkpoint = run(begin(None, rows, recipe, task))
     meta = checkpoint.meta
     outputs = SCHEMAS[task].outputs
-    fisher_passes = 120 * (1 / 3 + 2 / 3 * outputs) if recipe.ewc_lambda else 0
+    backward = outputs if recipe.fisher == "exact" else 1
+    fisher_passes = 120 * (1 / 3 + 2 / 3 * backward) if recipe.ewc_lambda else 0
     learned = 50 if recipe.rehearsal == "gdumb" else 120
     assert meta["passes"] == pytest.approx(3 * learned + fisher_passes)
     assert meta["learned_up_to"] == 119

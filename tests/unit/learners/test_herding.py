@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from learners.herding import herding_priority
-from learners.memory_slots import Memory
+from learners.memory import Memory
 
 
 def brute_force(features_nH: Tensor) -> list[int]:

@@ -95,6 +95,8 @@ def test_recipes_by_name() -> None:
     ("fields", "named"),
     [
         ({"mixup": 0.2, "cutmix": 0.2}, "mixup and cutmix"),
+        ({"mixup": 0.2, "rehearsal": "der"}, "mixup and cutmix"),
+        ({"compile": True, "checkpoint_activations": True}, "checkpoint_activations"),
         ({"rehearsal": "gdumb", "memory_rows": 0}, "memory_rows"),
     ],
 )
