@@ -7,7 +7,7 @@ repeated. Checkpoints are copied whole, so that a plain MLflow client loads a ve
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def run_record(job: EndedJob, artifacts: ArtifactStore) -> RunRecord:
         files["gate.md"] = gate_table(gate).encode()
     metrics = [("train_loss", float(loss), int(step)) for step, loss in result.get("curve", [])]
     scalars = {GATE_METRICS.get(name, name): value for name, value in _flat(result.get("metrics", {}))}
-    scalars["champion_gate_loss"] = ((gate or {}).get("slices") or [{}])[0].get("champion_loss")
+    scalars |= _gate_metrics((gate or {}).get("slices") or [])
     scalars |= {"charged_seconds": job.charged_seconds, "passes": job.passes}
     metrics += [(name, float(value), 0) for name, value in scalars.items() if _is_number(value)]
     tags = _lineage(job.stream, job) | _present(
@@ -139,6 +139,26 @@ def run_record(job: EndedJob, artifacts: ArtifactStore) -> RunRecord:
         failed=job.state is not JobState.SUCCEEDED,
         files=files,
     )
+
+
+def _gate_metrics(slices: Sequence[Json]) -> Json:
+    """Say what an update gained and forgot, in the unit of the gate's loss.
+
+    `gain` is by how much the loss on fresh rows fell from the champion's to the candidate's; `forgetting` by how much it rose on the rows of
+    earlier regimes, in the mean over these.
+    """
+    falls = [_fall(part) for part in slices]
+    retained = [fall for fall in falls[1:] if fall is not None]
+    return {
+        "champion_gate_loss": slices[0].get("champion_loss") if slices else None,
+        "gain": falls[0] if falls else None,
+        "forgetting": -sum(retained) / len(retained) if retained else None,
+    }
+
+
+def _fall(part: Json) -> float | None:
+    before, after = part.get("champion_loss"), part.get("candidate_loss")
+    return None if before is None or after is None else float(before - after)
 
 
 def version_record(version: ModelVersion, job: EndedJob | None, artifacts: ArtifactStore) -> VersionRecord:

@@ -33,6 +33,8 @@ GATE = {
     "reason": "better on fresh rows",
     "slices": [
         {"name": "fresh", "rows": 1200, "champion_loss": 10.0, "candidate_loss": 8.5, "lower": -0.2, "upper": -0.1, "verdict": "pass"},
+        {"name": "retained:5-7", "rows": 90, "champion_loss": 10.0, "candidate_loss": 10.5, "lower": 0.0, "upper": 0.1, "verdict": "pass"},
+        {"name": "retained:7-9", "rows": 90, "champion_loss": 8.0, "candidate_loss": 8.25, "lower": 0.0, "upper": 0.1, "verdict": "pass"},
         {"name": "retained:0-5", "rows": 9, "champion_loss": None, "candidate_loss": 8.0, "lower": None, "upper": None, "verdict": "pass"},
     ],
 }  # fmt: skip
@@ -153,7 +155,7 @@ def test_a_job_becomes_a_run_with_its_lineage(engine: Engine, artifacts: MemoryA
     assert run.params["strategy"] == "ewc"
     assert run.params["recipe.rate"] == "0.001"
     assert run.metrics[:2] == [("train_loss", 2.0, 0), ("train_loss", 1.0, 10)]
-    assert ("champion_gate_loss", 10.0, 0) in run.metrics
+    assert {("champion_gate_loss", 10.0, 0), ("gain", 1.5, 0), ("forgetting", 0.375, 0)} <= set(run.metrics)
     assert {("nested.mae", 7.5, 0), ("charged_seconds", 1.5, 0), ("passes", 4000.0, 0)} <= set(run.metrics)
     assert run.files["plots/drift.png"] == b"png"
     assert json.loads(run.files["gate.json"]) == GATE
