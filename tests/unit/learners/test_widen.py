@@ -255,7 +255,7 @@ def test_what_cannot_be_widened_is_refused() -> None:
         widen(model, {"hidden": (5, 7)}, "copies", rng)
     with pytest.raises(UnsuitableModelError, match="cannot widen"):
         widen(network("transformer")[0], {"head_width": 8}, "copies", rng)
-    with pytest.raises(UnsuitableModelError, match="name its widths"):
+    with pytest.raises(UnsuitableModelError, match="`wider` is empty"):
         widen(model, {}, "copies", rng)
     mixing = wrapping("mixing", Mixing).fit_preprocessing({"hidden": 4}, model.schema, rows)
     with pytest.raises(UnsuitableModelError, match="another function"):
