@@ -37,6 +37,7 @@ from learners.schedule import Plateau, rate
 from learners.seeds import FISHER, FORWARD, RENEW, generator, seeded, torch_generator
 from learners.selection import Selection
 from learners.si import PathIntegral
+from learners.similarity import Similarity
 
 FORWARD_PASS = 1 / 3  # cost of a forward pass, in passes of forward and backward
 EVALUATED_ROWS = 4096  # rows per pass without a gradient
@@ -85,6 +86,7 @@ class Training:
         origin: Mapping[str, int],
     ) -> None:
         self.origin = dict(origin)
+        self.similarity: Similarity | None = None  # that the recipe was adapted to
         self.learner, self.model, self.memory = learner, learner.model.train(), learner.memory
         self.train, self.held_out, self.recipe, self.seed = train, held_out, recipe, seed
         self.task = self.model.schema.task
@@ -150,7 +152,7 @@ class Training:
                 )
 
         if self.visited is not None:
-            self.visited[torch.from_numpy(seen.new)] = self._known(out_BK[: len(seen.new)].cpu())
+            self.visited[torch.from_numpy(seen.new)] = out_BK[: len(seen.new)].cpu()
         report = StepReport(step, loss.item(), float(sum(pulls)), size)
         self.progress.step += 1
         self.progress.passes += len(seen.batch)
@@ -259,12 +261,7 @@ class Training:
         if self.visited is None or not self.recipe.varies:
             return self.visited
         self.progress.passes += len(self.train) * FORWARD_PASS
-        return self._known(outputs_of(self.model, self.train.inputs))
-
-    def _known(self, out_NK: Tensor) -> Tensor:
-        """Return outputs to be stored: those of classes that nothing was learned of yet are left out."""
-        closed = self.feed.closed
-        return out_NK if closed is None else out_NK.masked_fill(closed.to_replayed, torch.nan)
+        return outputs_of(self.model, self.train.inputs)
 
     def _end_epoch(self) -> None:
         progress = self.progress
@@ -299,6 +296,7 @@ class Training:
             "steps": self.batches.steps,
             "curve": [dict(point) for point in self.curve],
             "recipe": asdict(self.recipe),
+            "similarity": None if self.similarity is None else self.similarity.to_json(),
             "seed": self.seed,
             "train": self.origin,
         }
