@@ -99,17 +99,18 @@ class Training:
         self.plateau = Plateau()
         self.network = Choice(self.model, False, "not asked for")
         self.optimizer = Optimizer(self.parameters, recipe, learner.moments)
-        self.penalties = [
+        consolidated = [
             (kept.aligned(self.parameters), strength)
             for kept, strength in ((learner.ewc, recipe.ewc_lambda), (learner.si, recipe.si_lambda))
-            if strength and kept.importance
+            if kept.importance
         ]
+        self.penalties = [(kept, strength) for kept, strength in consolidated if strength]
         if recipe.plasticity == "continual-backprop":
             learner.units = learner.units or ContinualBackprop()
         if recipe.si_lambda:
             begun = learner.path or PathIntegral(self.parameters)
             learner.path = begun.aligned(self.parameters)
-        self.mobility = freezing.mobility([kept for kept, _ in self.penalties], recipe.freeze)
+        self.mobility = freezing.mobility([kept for kept, _ in consolidated], recipe.freeze)
         # (N, K) outputs of each row's last visit: they go into the memory with it.
         self.visited = (
             torch.full((len(train), self.model.schema.outputs), torch.nan) if recipe.distils else None

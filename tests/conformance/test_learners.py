@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from detectors.columns import Categorical
-from learners.checkpoint import pack, restore_model
+from learners.checkpoint import pack, restore_model, under
 from learners.errors import DivergedError, NoUsableRowsError, ResumeMismatchError
 from learners.learn import Checkpoint, Training, resume, start
 from learners.models.tabular_config import TabularConfig
@@ -129,6 +129,23 @@ def test_at_strength_zero_it_is_plain_training_to_the_bit(task: str) -> None:
     ):
         learned = run(begin(parent, rows, replace(plain, **off), task)).tensors
         assert all(torch.equal(learned[name], expected[name]) for name in expected), off
+
+
+def test_freezing_holds_what_is_important_without_any_penalty(task: str) -> None:
+    recipe = replace(RECIPES["naive"], batch_rows=32, freeze=1.0)
+    parent = run(begin(None, table(0, 120, task), recipe, task))
+    moved = {
+        freeze: run(begin(parent, table(120, 80, task), replace(recipe, freeze=freeze), task)).tensors
+        for freeze in (1e-9, 1e6)
+    }
+    importance = under("ewc.importance", parent.tensors)
+    mean = torch.cat([values.flatten() for values in importance.values()]).mean()
+    for name, important in ((name, values > mean) for name, values in importance.items()):
+        if not important.any():
+            continue
+        before = parent.tensors[f"model.{name}"][important]
+        free, held = ((moved[freeze][f"model.{name}"][important] - before).abs().max() for freeze in moved)
+        assert held < 0.01 * free
 
 
 def test_parts_of_a_batch_add_up_to_the_whole(task: str) -> None:
