@@ -96,10 +96,12 @@ def wider_by(model: Model, factor: float) -> dict[str, Any]:
 def _untrained(model: M, wider: Mapping[str, Any], generator: np.random.Generator) -> M:
     spec = model.spec()
     place = next((place for place in ("arguments", "config") if place in spec), None)
-    if place is None or not wider:
+    if place is None:
         raise UnsuitableModelError(
-            f"model {spec['name']!r} stays as wide as it is: name its widths in `wider`"
+            f"model {spec['name']!r} has no widths of its own: widen the network inside, then wrap it"
         )
+    if not wider:
+        raise UnsuitableModelError("`wider` is empty: name the arguments that are to be wider")
     plain = {name: value if isinstance(value, int) else list(value) for name, value in wider.items()}
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(int(generator.integers(2**63)))

@@ -21,6 +21,7 @@ from learners.models.base import Model
 from learners.models.inner import backbone_of
 from learners.models.registry import load
 from learners.models.tabular_config import TabularConfig
+from learners.models.widen import widen
 from learners.recipe import RECIPES
 from learners.rows import Rows
 from learners.schema import Schema, Task
@@ -191,6 +192,8 @@ def test_an_inner_network_by_name_brings_its_own_weights() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     rows = table(0, classes=2)
+    with pytest.raises(UnsuitableModelError, match="widen the network inside"):
+        widen(backbone("mlp"), {"hidden": (9, 9)}, "fresh", np.random.default_rng(0))
     with pytest.raises(UnsuitableModelError, match=r"nothing of tail .* name some of .*net\.head"):
         backbone("mlp", ("tail",), fresh=False, classes=schema_of("mlp").classes)
     with pytest.raises(UnsuitableModelError, match=r"net\.head\.bias, .* do not fit"):
