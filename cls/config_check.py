@@ -11,7 +11,8 @@ from cls.config import Config, StreamConfig, read_config
 from cls.config_faults import Fault, Key, nearest
 from learners.models.network_config import NetworkConfig
 from learners.models.registry import CONFIGS, known
-from learners.recipe import RECIPES, Recipe
+from learners.recipe import Recipe
+from learners.recipes import known as known_recipes
 
 
 def check_config(path: Path | None = None) -> list[Fault]:
@@ -71,9 +72,10 @@ def _network(stream: StreamConfig, config: NetworkConfig) -> Iterator[tuple[Key,
 
 def _recipe(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
     name = stream.update.recipe
-    if name not in RECIPES:
-        yield ("update", "recipe"), f"no recipe is called {name!r}{nearest(name, list(RECIPES))}"
-    yield from _fields(("update", "overrides"), RECIPES.get(name, Recipe()), stream.update.overrides)
+    recipes = known_recipes()
+    if name not in recipes:
+        yield ("update", "recipe"), f"no recipe is called {name!r}{nearest(name, list(recipes))}"
+    yield from _fields(("update", "overrides"), recipes.get(name, Recipe()), stream.update.overrides)
 
 
 def _fields(key: Key, default: Any, arguments: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:

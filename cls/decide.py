@@ -12,7 +12,7 @@ from typing import Any
 
 from cls.config import StreamConfig, UpdateConfig
 from cls.domain import Decision, Defer, Episode, EpisodeState, Json, Skip, Update
-from learners.recipe import RECIPES
+from learners.recipes import known
 
 PRIORITY = {"critical": 300, "high": 200, "normal": 100, "low": 0}
 OVERHEAD = 3.0  # a continuous update waits until its labels have earned this many times its fixed price
@@ -230,7 +230,7 @@ def _update(
     stream: StreamConfig, reason: str, *, recipe: str | None = None, full: bool = False, effort: float = 1.0
 ) -> Update:
     strategy = recipe or stream.update.recipe
-    full = full or (strategy in RECIPES and RECIPES[strategy].fresh)
+    full = full or (strategy in known() and known()[strategy].fresh)
     return Update(
         strategy,
         reason,

@@ -16,7 +16,8 @@ from learners.checkpoint import Checkpoint
 from learners.errors import NoUsableRowsError
 from learners.learn import resume, start
 from learners.models.registry import CONFIGS
-from learners.recipe import RECIPES, Recipe
+from learners.recipe import Recipe
+from learners.recipes import known
 from learners.rows import Rows
 from learners.schema import Schema
 from learners.training import StepReport, Training
@@ -37,7 +38,7 @@ class Trained:
 
 def recipe_of(job: JobInput, stream: StreamConfig) -> Recipe:
     """Return the recipe of a job: by name, with the stream's overrides; a first model starts fresh."""
-    recipe = replace(RECIPES[job.strategy], **stream.update.overrides)
+    recipe = replace(known()[job.strategy], **stream.update.overrides)
     if job.parent is None:
         recipe = replace(recipe, **stream.update.bootstrap_overrides)
     recipe = replace(recipe, epochs=recipe.epochs * job.effort)

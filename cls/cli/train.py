@@ -67,10 +67,10 @@ def train(
     if strategy is not None:
         from cls.config_faults import nearest
         from cls.errors import NotFound
-        from learners.recipe import RECIPES
+        from learners.recipes import known
 
-        if strategy not in RECIPES:
-            raise NotFound(f"no recipe is called {strategy!r}{nearest(strategy, list(RECIPES))}")
+        if strategy not in known():
+            raise NotFound(f"no recipe is called {strategy!r}{nearest(strategy, list(known()))}")
     with database(config) as engine:
         arguments = {"strategy": strategy or config.streams[name].update.recipe, "full": full}
         outcome = ask(engine, name, "manual", arguments, timeout)

@@ -16,6 +16,7 @@ from learners.errors import DivergedError, NoUsableRowsError, ResumeMismatchErro
 from learners.learn import Checkpoint, Training, resume, start
 from learners.models.tabular_config import TabularConfig
 from learners.recipe import RECIPES, Recipe
+from learners.recipes import known
 from learners.rows import Rows
 from learners.schema import Schema
 
@@ -61,7 +62,7 @@ COMPOSED = {
         balance_classes=0.5,
     ),
 }
-ALL = {**RECIPES, **COMPOSED}
+ALL = {**known(), **COMPOSED}
 
 
 @pytest.fixture(params=sorted(ALL))

@@ -3,15 +3,18 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from learners import recipes
 from learners.errors import UnknownModelError
 from learners.models.registry import address, load
 from learners.models.tabular import TabularNetwork
 from learners.models.tabular_config import TabularConfig
 from learners.recipe import RECIPES, Recipe
+from learners.recipes import known
 from learners.schedule import rate
 from learners.schema import Schema
 
@@ -103,6 +106,22 @@ def test_recipes_by_name() -> None:
 def test_fields_that_exclude_each_other_are_refused(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Recipe(**fields)
+
+
+def test_recipes_of_other_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def brought(value: object) -> Any:
+        return lambda group: [SimpleNamespace(name=name, load=lambda: value) for name in ("mine", "naive")]
+
+    known.cache_clear()
+    monkeypatch.setattr(recipes, "entry_points", brought(Recipe(epochs=7.0)))
+    assert known()["mine"].epochs == 7.0
+    assert known()["naive"] == RECIPES["naive"]
+    known.cache_clear()
+    monkeypatch.setattr(recipes, "entry_points", brought({"epochs": 7.0}))
+    with pytest.raises(TypeError, match="'mine' of cls.recipes must be"):
+        known()
+    monkeypatch.undo()
+    known.cache_clear()
 
 
 def test_models_by_name() -> None:
