@@ -26,6 +26,7 @@ from torch import Tensor
 
 from learners.encoded import Encoded
 from learners.losses import RowLoss, row_loss
+from learners.memory import Memory
 from learners.models.base import Inputs, Model
 from learners.recipe import Recipe
 from learners.seeds import ALIGN, generator
@@ -40,10 +41,10 @@ LEAST = 2 * PARTS  # rows below which no direction is looked for
 def measure(
     model: Model,
     new: Encoded,
-    memory: Encoded,
+    memory: Memory,
     recipe: Recipe,
     seed: int,
-    regime: Tensor | None = None,
+    by_regime: bool = False,
 ) -> Alignment:
     """Compare the gradients of new rows and of rows in memory, at the weights as they are.
 
@@ -52,14 +53,14 @@ def measure(
     model
         Is asked in eval mode; mode and gradients are left as they were.
     new, memory
-        Rows as the network reads them. Of more than `ROWS` a random sample is taken; with less than `LEAST` of a kind
+        New rows, and those that were learned. Of more than `ROWS` a random sample is taken; with less than `LEAST` of a kind
         there are losses, but no cosine.
     recipe
         Whose loss counts.
     seed
         Of the samples.
-    regime
-        int64 (M,), of each row in memory, where that is known. The `REGIMES` with most rows in the sample are compared one by one.
+    by_regime
+        Whether the memory's strata are regimes. The `REGIMES` with most rows in the sample are then compared one by one.
 
     Returns
     -------
@@ -76,18 +77,19 @@ def measure(
         new_loss, new_AP = _gradients(model, parameters, loss, new.inputs, new.target, chosen)
         constant = constant_loss(loss, new.target[chosen], model.schema.outputs)
         if not len(kept):
-            return Alignment(new_loss, constant)
+            return Alignment(new_loss, constant, rows=len(chosen))
         memory_loss, memory_AP = _gradients(model, parameters, loss, memory.inputs, memory.target, kept)
         cosine, error = _cosine(new_AP, memory_AP)
-        by_regime = {}
-        for name, own in _by_regime(regime, kept).items():
-            _, own_AP = _gradients(model, parameters, loss, memory.inputs, memory.target, own)
-            value, _ = _cosine(new_AP, own_AP)
-            if value is not None:
-                by_regime[name] = value
+        regimes = _regimes(memory.stratum[kept]) if by_regime else {}
+        alone = {}
+        for name, mine in regimes.items():
+            _, own_AP = _gradients(model, parameters, loss, memory.inputs, memory.target, kept[mine])
+            alone[name] = _cosine(new_AP, own_AP)[0]
     finally:
         model.train(was_training)
-    return Alignment(new_loss, constant, memory_loss, cosine, error, by_regime)
+    rows = len(chosen) + len(kept) + sum(map(len, regimes.values()))
+    known = {name: value for name, value in alone.items() if value is not None}
+    return Alignment(new_loss, constant, memory_loss, cosine, error, known, rows)
 
 
 def constant_loss(loss: RowLoss, target_N: Tensor, outputs: int) -> float:
@@ -135,9 +137,7 @@ def _square(gradient_AP: Tensor) -> float:
     return ((dot_AA.sum() - dot_AA.trace()) / (parts * (parts - 1))).item()
 
 
-def _by_regime(regime_M: Tensor | None, kept: Tensor) -> dict[int, Tensor]:
-    """Return the rows among `kept` of each of the regimes with most of them, of those with enough."""
-    if regime_M is None:
-        return {}
-    counts = Counter(regime_M[kept].tolist()).most_common(REGIMES)
-    return {name: kept[regime_M[kept] == name] for name, rows in counts if rows >= LEAST}
+def _regimes(regime_M: Tensor) -> dict[int, Tensor]:
+    """Return which rows are of each of the regimes with most rows, of those with enough."""
+    counts = Counter(regime_M.tolist()).most_common(REGIMES)
+    return {name: (regime_M == name).nonzero()[:, 0] for name, rows in counts if rows >= LEAST}

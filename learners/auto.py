@@ -3,10 +3,11 @@
 With the distance d of `learners.similarity` the factor is f = 4^(d - 1/2): a half for the same regime, one in the middle of
 the scale, where a recipe stays as it is, and two where nothing is in common. Between them nothing jumps.
 
-    epochs          times f: what is known already needs few passes, what is new needs more
-    replay          its odds s / (1 - s) in the batch times f: the farther the new regime pulls, the more old rows hold against it
-    penalties       strength divided by f: what is near is learned close to the anchors, what is far needs room
+    epochs      times f: what is known already needs few passes over new rows and old ones, what is new needs many
+    penalties   strength divided by f: what is near is learned close to the anchors, what is far needs room
 
+The share of replayed rows stays, so that their number follows the epochs: with a larger share old rows outvote new ones where the two
+contradict each other, and the new regime is not learned.
 A regime that recurs is learned from the version that fits (its checkpoint is the parent), by the distance from that.
 """
 
@@ -17,8 +18,8 @@ from dataclasses import replace
 from learners.recipe import Recipe
 from learners.similarity import Similarity
 
-MOST_REPLAY = 0.95  # share of a batch
 _PENALTIES = ("ewc_lambda", "si_lambda", "lwf_lambda")
+_MOST_EPOCHS = 10_000.0  # as a recipe may say
 
 
 def effort(similarity: Similarity | None) -> float:
@@ -31,11 +32,5 @@ def adapted(recipe: Recipe, similarity: Similarity | None) -> Recipe:
     if not recipe.adapt or similarity is None:
         return recipe
     factor = effort(similarity)
-    odds = factor * recipe.replay_share / (1 - recipe.replay_share)
-    changes = {name: getattr(recipe, name) / factor for name in _PENALTIES}
-    return replace(
-        recipe,
-        epochs=min(recipe.epochs * factor, 10_000.0),
-        replay_share=min(odds / (1 + odds), max(MOST_REPLAY, recipe.replay_share)),
-        **changes,
-    )
+    strengths = {name: getattr(recipe, name) / factor for name in _PENALTIES}
+    return replace(recipe, epochs=min(recipe.epochs * factor, _MOST_EPOCHS), **strengths)

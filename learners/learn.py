@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
+from learners.alignment import measure
+from learners.auto import adapted
 from learners.checkpoint import Checkpoint, restore_learner
 from learners.encoded import Encoded
 from learners.errors import NoUsableRowsError, ResumeMismatchError
@@ -28,6 +30,7 @@ from learners.recipe import Recipe
 from learners.rows import Rows
 from learners.schema import Schema
 from learners.seeds import INITIAL, RENEW, seeded
+from learners.similarity import Similarity, with_alignment
 from learners.slots import Allocate, in_ram
 from learners.training import StepReport, Training, identity, offer, outputs_of
 
@@ -45,9 +48,11 @@ def start(
     tune: Rows | None = None,
     retained: Rows | None = None,
     new_regime: bool = False,
+    similarity: Similarity | None = None,
     seed: int = 0,
     models: Mapping[str, str] = NO_EXTRA,
     allocate: Allocate = in_ram,
+    device: str = "cpu",
 ) -> Training:
     """Begin a training.
 
@@ -66,12 +71,17 @@ def start(
         Rows for early stopping and the plateau: of the new regime, and of earlier ones. Without labelled ones there is neither.
     new_regime
         Whether these rows are the first of another regime: what was learned until now is consolidated before.
+    similarity
+        What is known of the likeness of these rows to what the parent learned, for a recipe that adapts. Gradients are
+        compared in any case.
     seed
         Decides initial weights, order of rows, replay and dropout.
     models
         The operator's own models, "module:Class" by name.
     allocate
         Where the memory keeps its rows.
+    device
+        Where the network computes. Checkpoints come back to the CPU.
 
     Raises
     ------
@@ -85,17 +95,27 @@ def start(
         learner = _new(schema, model, config, rows, recipe, seed, models, allocate)
     else:
         learner = restore_learner(parent, models, allocate) if isinstance(parent, Checkpoint) else parent
+    learner = learner.on(device)
     teacher = None
     if recipe.lwf_lambda and learner.updates:
         teacher = outputs_of(learner.model, learner.model.encode(rows.columns))
     if learner.updates:
         _prepare(learner, rows, schema, recipe, new_regime, seed)
-    train_rows = Encoded.of(learner.model, rows)
+    train_rows, alignment = Encoded.of(learner.model, rows), None
+    if recipe.adapt and learner.updates:
+        alignment = measure(
+            learner.model, train_rows, learner.memory, recipe, seed, learner.balance == "regime"
+        )
+        similarity = with_alignment(similarity, alignment)
+        recipe = adapted(recipe, similarity)
     if recipe.rehearsal == "gdumb":
         offer(learner, train_rows, recipe)
         learner.learned_up_to = max(int(rows.position.max()), learner.learned_up_to or 0)
         learner = replace(learner, model=_network_like(learner.model, seed, learner.updates))
     training = _training(learner, train_rows, tune, retained, teacher, recipe, seed, identity(rows.position))
+    if alignment is not None:
+        training.similarity = similarity
+        training.progress.passes += alignment.rows
     if recipe.compile:
         training.compile()
     return training
@@ -110,6 +130,7 @@ def resume(
     retained: Rows | None = None,
     models: Mapping[str, str] = NO_EXTRA,
     allocate: Allocate = in_ram,
+    device: str = "cpu",
 ) -> Training:
     """Go on from a snapshot, with the rows and the recipe that the training was started with.
 
@@ -121,14 +142,17 @@ def resume(
     rows, meta = _usable(train), snapshot.meta
     if meta["state"] != "training":
         raise ResumeMismatchError("a finished training cannot be resumed: start a new one from it")
+    similarity = None if meta["similarity"] is None else Similarity.from_json(meta["similarity"])
+    recipe = adapted(recipe, similarity)
     if meta["recipe"] != asdict(recipe):
         raise ResumeMismatchError("the snapshot was trained by another recipe")
     origin = identity(rows.position)
     if meta["train"] != origin:
         raise ResumeMismatchError("the snapshot was trained on other rows")
-    learner = restore_learner(snapshot, models, allocate)
+    learner = restore_learner(snapshot, models, allocate).on(device)
     train_rows, teacher = Encoded.of(learner.model, rows), snapshot.tensors.get("training.teacher")
     training = _training(learner, train_rows, tune, retained, teacher, recipe, meta["seed"], origin)
+    training.similarity = similarity
     training.restore(snapshot)
     return training
 
@@ -171,6 +195,7 @@ def _network_like(model: Model, seed: int, number: int) -> Model:
     """Return the network with new weights: its preprocessing stays."""
     with seeded(seed, RENEW, number):
         network = type(model).from_spec(model.spec())
+    network = network.to(model.target_scale.device)
     buffers = dict(model.named_buffers())
     for name, buffer in network.named_buffers():
         buffer.copy_(buffers[name])

@@ -60,6 +60,7 @@ class Alignment:
     by_regime: Mapping[int, float] = field(
         default_factory=dict
     )  # cosine by regime, where the memory tells them apart
+    rows: int = 0  # passed forward and backward for it
 
 
 @dataclass(frozen=True)
