@@ -50,7 +50,9 @@ class Feed:
         rehearses = recipe.replay_share > 0 and recipe.rehearsal != "gdumb"
         chances = memory.weights(recipe.recency_rows) if rehearses else np.empty(0)
         outputs, classes = model.schema.outputs, model.schema.task == "classification"
-        self._class_weight = class_weights(train.target, outputs, recipe.balance_classes) if classes else None
+        self._class_weight = (
+            class_weights(train.target.cpu(), outputs, recipe.balance_classes) if classes else None
+        )
         self.closed = _closed(train, memory, outputs) if classes and recipe.class_mask == "ace" else None
         again = 0.0 if self.closed is None else self.closed.current_share
         self.batches = Batches(len(train), chances, recipe, seed, again)
@@ -74,7 +76,7 @@ class Feed:
         weight = weights(self.recipe, (new, again, len(slot)), len(self.train), self.memory.seen)
         task = weight.task
         if self._class_weight is not None:
-            task[: new + again] *= self._class_weight[target[: new + again]]
+            task[: new + again] *= self._class_weight[target[: new + again].cpu()]
         stored = teacher = teacher_weight = masked = None
         if weight.stored is not None and self.memory.outputs is not None:
             stored = torch.full((rows, self.memory.outputs.shape[1]), torch.nan)
@@ -88,12 +90,12 @@ class Feed:
         return Batch(
             inputs,
             target,
-            task,
-            stored=stored,
-            stored_weight=weight.stored,
-            teacher=teacher,
-            teacher_weight=teacher_weight,
-            masked=masked,
+            task.to(target.device),
+            stored=_on(target.device, stored),
+            stored_weight=_on(target.device, weight.stored),
+            teacher=_on(target.device, teacher),
+            teacher_weight=_on(target.device, teacher_weight),
+            masked=_on(target.device, masked),
         )
 
     def _varied(self, batch: Batch, step: int) -> Batch:
@@ -118,7 +120,11 @@ class Closed:
 
 
 def _closed(train: Encoded, memory: Memory, outputs: int) -> Closed:
-    present = torch.bincount(train.target, minlength=outputs) > 0
+    present = torch.bincount(train.target.cpu(), minlength=outputs) > 0
     seen = present.clone()
     seen[memory.target.long()] = True
     return Closed(~present, ~seen, float(present.sum() / seen.sum()))
+
+
+def _on(device: torch.device, tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)

@@ -213,8 +213,9 @@ def _training(
     origin: Mapping[str, int],
 ) -> Training:
     if recipe.rehearsal == "gdumb":
-        memory = learner.memory
-        train = Encoded(memory.inputs, memory.target, memory.position.numpy())
+        memory, device = learner.memory, train.target.device
+        inputs = tuple(tensor.to(device) for tensor in memory.inputs)
+        train = Encoded(inputs, memory.target.to(device), memory.position.numpy())
     held_out = {
         name: Encoded.of(learner.model, labelled)
         for name, part in (("tune", tune), ("retained", retained))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -76,6 +77,18 @@ class Learner:
         """Return the weights that are learned, by name."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
+    def on(self, device: torch.device | str) -> Learner:
+        """Return the learner with its weights, and what belongs to them, on that device; the memory stays where it is."""
+        self.model.to(device)
+        self.ewc, self.si = (
+            Consolidation(_moved(kept.importance, device), _moved(kept.anchor, device))
+            for kept in (self.ewc, self.si)
+        )
+        self.pending = Pending(_moved(self.pending.fisher, device), self.pending.rows)
+        if self.path is not None:
+            self.path = PathIntegral.restore(_moved(self.path.tensors(), device), self.parameters())
+        return self
+
     def forget(self, recipe: Recipe) -> None:
         """Drop what a recipe has no use for, and give the memory its size and its shares."""
         if not recipe.needs_fisher:
@@ -101,3 +114,7 @@ class Learner:
         if self.path is not None:
             self.si = si.consolidate(self.si, parameters, self.path, recipe.fisher_decay, recipe.si_damping)
             self.path = None
+
+
+def _moved(named: Mapping[str, Tensor], device: torch.device | str) -> Named:
+    return {name: tensor.to(device) for name, tensor in named.items()}

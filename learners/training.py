@@ -185,7 +185,12 @@ class Training:
         meta, tensors = snapshot.meta, under("training", snapshot.tensors)
         self.progress = Progress(meta["step"], meta["passes"], meta["epoch_loss"])
         self.curve = [dict(point) for point in meta["curve"]]
-        self.selection.restore(meta, under("best", tensors), under("average", tensors))
+        device = self.train.target.device
+        best, average = (
+            {name: tensor.to(device) for name, tensor in under(kind, tensors).items()}
+            for kind in ("best", "average")
+        )
+        self.selection.restore(meta, best, average)
         self.plateau = Plateau.restore(meta["plateau"])
         if meta["compiled"]:
             self.network = Choice(compile_equal(self.model), True, "as before the interruption")

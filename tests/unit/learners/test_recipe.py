@@ -118,7 +118,7 @@ def test_recipes_of_other_packages_are_found(monkeypatch: pytest.MonkeyPatch) ->
     assert known()["naive"] == RECIPES["naive"]
     known.cache_clear()
     monkeypatch.setattr(recipes, "entry_points", brought({"epochs": 7.0}))
-    with pytest.raises(TypeError, match="'mine' of cls.recipes must be"):
+    with pytest.raises(TypeError, match=r"'mine' of cls\.recipes must be"):
         known()
     monkeypatch.undo()
     known.cache_clear()
