@@ -2,7 +2,7 @@
 
     L(theta) = L_new(theta) + lambda/2 sum_i F_i (theta_i - theta*_i)^2,    F = gamma F_before + F_latest
 
-theta* is the latest optimum (`learners.quadratic`); each F_latest has trace one (`learners.fisher.normalised`).
+theta* is the latest optimum (`learners.quadratic`); each F_latest has mean one (`learners.fisher.normalised`).
 """
 
 from __future__ import annotations

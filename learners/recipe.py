@@ -84,7 +84,7 @@ class Recipe:
     memory_disk: bool = False  # keep the rows in files that are mapped into memory
 
     # Penalties
-    ewc_lambda: float = 100.0  # weight of elastic weight consolidation, see learners.ewc; 0 = none
+    ewc_lambda: float = 0.01  # weight of elastic weight consolidation, see learners.ewc; 0 = none
     fisher: FisherKind = "exact"  # how the Fisher information is estimated
     fisher_rows: int = 512  # rows that it is estimated on
     fisher_decay: float = 0.9  # what remains of the old information at each consolidation (gamma)
@@ -146,8 +146,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             schedule="cosine",
             average_share=0.0,
         ),
-        "ewc": replace(_ALONE, ewc_lambda=1000.0),
-        "si": replace(_ALONE, si_lambda=1000.0),
+        "ewc": replace(_ALONE, ewc_lambda=0.2),
+        "si": replace(_ALONE, si_lambda=0.1),
         "lwf": replace(_ALONE, lwf_lambda=1.0),
         "retrain": replace(_ALONE, fresh=True, epochs=20.0, schedule="cosine", average_share=0.0),
     }

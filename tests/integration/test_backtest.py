@@ -48,7 +48,7 @@ def config(**changes: dict[str, Any]) -> Config:
             "bootstrap_rows": 200,
             "cooldown": "1h",
             "latency": "8h",
-            "overrides": {"epochs": 6.0, "learning_rate": 0.01, "ewc_lambda": 1.0, "recency_rows": 200.0},
+            "overrides": {"epochs": 6.0, "learning_rate": 0.01, "ewc_lambda": 0.001, "recency_rows": 200.0},
             "bootstrap_overrides": {"epochs": 15.0, "learning_rate": 0.01},
             "device_seconds_per_1k_passes": 1.0,
             "budget_device_seconds_per_day": 1e6,

@@ -67,12 +67,10 @@ def test_parameters_that_are_fixed_are_passed_over() -> None:
 def test_online_consolidation_decays_the_old_and_normalises_the_new() -> None:
     parameters, known = example()
     latest = {name: 100 * torch.rand_like(p) for name, p in parameters.items()}
-    trace = sum(float(values.sum()) for values in latest.values())
+    mean = torch.cat([values.flatten() for values in latest.values()]).mean()
     after = consolidate(known, parameters, latest, gamma=0.8)
     for name, parameter in parameters.items():
-        torch.testing.assert_close(
-            after.importance[name], 0.8 * known.importance[name] + latest[name] / trace
-        )
+        torch.testing.assert_close(after.importance[name], 0.8 * known.importance[name] + latest[name] / mean)
         assert torch.equal(after.anchor[name], parameter.detach())
 
 
@@ -119,4 +117,4 @@ def test_grown_rows_and_columns_new_and_vanished_parameters() -> None:
     after = consolidate(
         known, parameters, {name: torch.ones_like(p) for name, p in parameters.items()}, gamma=1.0
     )
-    assert (after.importance["grown"][:, 0] > 1).tolist() == [True, True, False, False, False]
+    assert (after.importance["grown"][:, 0] > 1.5).tolist() == [True, True, False, False, False]

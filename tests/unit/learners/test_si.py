@@ -55,7 +55,7 @@ def test_importance_is_the_damped_ratio_and_never_negative() -> None:
     raw = torch.tensor([3.0 / (4 + 0.1), 0.5 / 0.1, 0.0])
     before = Consolidation({"theta": torch.ones(3)}, {"theta": torch.zeros(3)})
     after = consolidate(before, {"theta": theta}, path, gamma=0.5, damping=0.1)
-    torch.testing.assert_close(after.importance["theta"], 0.5 + raw / raw.sum())
+    torch.testing.assert_close(after.importance["theta"], 0.5 + raw / raw.mean())
     assert torch.equal(after.anchor["theta"], theta.detach())
     theta.data.add_(1.0)
     assert float(pull({"theta": theta}, after, 2.0)) == pytest.approx(float(after.importance["theta"].sum()))
