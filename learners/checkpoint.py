@@ -68,6 +68,7 @@ def pack(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "updates": learner.updates,
         "regime": learner.regime,
         "balance": learner.balance,
+        "classes": sorted(learner.classes),
         "pending_rows": learner.pending.rows,
         "memory": learner.memory.meta(),
     }
@@ -107,6 +108,7 @@ def restore_learner(
         meta["updates"],
         meta["regime"],
         meta["balance"],
+        frozenset(meta["classes"]),
     )
     if units := under("units", tensors):
         learner.units = ContinualBackprop()

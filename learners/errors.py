@@ -7,6 +7,8 @@ LearnerError
 ├── UnknownModelError    (LookupError)  no model of that name
 ├── ResumeMismatchError  (ValueError)   the snapshot belongs to another training
 └── DivergedError                       the loss is no longer a finite number
+
+CannotWorkWarning        (UserWarning)  the recipe has no chance on these rows
 """
 
 from __future__ import annotations
@@ -58,3 +60,7 @@ class DivergedError(LearnerError):
     def __reduce__(self) -> tuple[type[DivergedError], tuple[int, tuple[int, ...]]]:
         """Cross process boundaries with both arguments."""
         return type(self), (self.step, self.positions)
+
+
+class CannotWorkWarning(UserWarning):
+    """A training begins that cannot come to what its recipe is for."""

@@ -10,17 +10,19 @@ A stream of small updates stays in memory: `learner = training.conclude()`, and 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor
 
+from learners.advice import cannot_work
 from learners.alignment import measure
 from learners.auto import adapted
 from learners.checkpoint import Checkpoint, restore_learner
 from learners.encoded import Encoded
-from learners.errors import NoUsableRowsError, ResumeMismatchError
+from learners.errors import CannotWorkWarning, NoUsableRowsError, ResumeMismatchError
 from learners.learner import Learner
 from learners.memory import Memory
 from learners.models.base import Model
@@ -108,6 +110,7 @@ def start(
         )
         similarity = with_alignment(similarity, alignment)
         recipe = adapted(recipe, similarity)
+    _note_classes(learner, train_rows, recipe)
     if recipe.rehearsal == "gdumb":
         offer(learner, train_rows, recipe)
         learner.learned_up_to = max(int(rows.position.max()), learner.learned_up_to or 0)
@@ -189,6 +192,20 @@ def _prepare(
     if schema is not None and schema.classes:
         learner.model.grow_classes(schema.classes)
     learner.forget(recipe)
+
+
+def _note_classes(learner: Learner, train: Encoded, recipe: Recipe) -> None:
+    """Remember which classes there were, and warn where the recipe cannot keep them beside new ones."""
+    schema = learner.model.schema
+    if schema.task == "regression":
+        return
+    classes = frozenset(train.target.tolist())
+    if learner.classes and classes - learner.classes:
+        always = cannot_work(recipe, schema)
+        for said in cannot_work(recipe, schema, new_classes=True):
+            if said not in always:
+                warnings.warn(f"recipe: {said}", CannotWorkWarning, stacklevel=3)
+    learner.classes |= classes
 
 
 def _network_like(model: Model, seed: int, number: int) -> Model:

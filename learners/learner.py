@@ -33,7 +33,9 @@ class Pending:
             return Pending(fisher, rows)
         old = Consolidation(self.fisher, self.fisher).aligned(fisher).importance
         share = rows / (self.rows + rows)
-        mean = {name: share * value + (1 - share) * old.get(name, 0.0) for name, value in fisher.items()}
+        mean = {name: share * value for name, value in fisher.items()}
+        for name, value in old.items():
+            mean[name] += (1 - share) * value
         return Pending(mean, self.rows + rows)
 
 
@@ -72,6 +74,7 @@ class Learner:
     updates: int = 0  # trainings so far
     regime: int = 0  # regimes before this one
     balance: str = "none"  # what the memory's strata are
+    classes: frozenset[int] = frozenset()  # that there were rows of
 
     def parameters(self) -> Named:
         """Return the weights that are learned, by name."""
@@ -79,6 +82,8 @@ class Learner:
 
     def on(self, device: torch.device | str) -> Learner:
         """Return the learner with its weights, and what belongs to them, on that device; the memory stays where it is."""
+        if self.model.target_scale.device == torch.device(device):
+            return self
         self.model.to(device)
         self.ewc, self.si = (
             Consolidation(_moved(kept.importance, device), _moved(kept.anchor, device))

@@ -1,6 +1,7 @@
 """The loop against plain training, and against forgetting."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from learners.batches import Batches
 from learners.checkpoint import restore_model
+from learners.errors import CannotWorkWarning
 from learners.evaluate import losses
 from learners.learn import Checkpoint, Training, start
 from learners.models.tabular import TabularNetwork
@@ -127,6 +129,20 @@ def test_the_average_is_that_of_the_last_iterates() -> None:
     torch.testing.assert_close(
         training.finish().tensors["model.head.bias"], torch.stack(iterates[len(iterates) // 2 :]).mean(dim=0)
     )
+
+
+def test_new_classes_without_old_rows_are_warned_of() -> None:
+    def digits(first: int, classes: tuple[int, ...]) -> Rows:
+        rows = regime(first, 40, centre=1.0)
+        return replace(rows, target=np.resize(np.array(classes, np.float64), 40))
+
+    schema = Schema(("x", "z"), (), "classification", ("a", "b", "c"))
+    for name in ("ewc", "ewc+replay"):
+        parent = run(start(None, digits(0, (0, 1)), RECIPES[name], schema=schema, config=CONFIG))
+        warned = pytest.warns(CannotWorkWarning, match="ewc_lambda alone") if name == "ewc" else nullcontext()
+        with warned:
+            child = run(start(parent, digits(40, (2,)), RECIPES[name]))
+        run(start(child, digits(80, (0, 2)), RECIPES[name]))  # they are not new any more
 
 
 def test_meta_and_spec_are_json() -> None:
