@@ -9,10 +9,12 @@ from typing import Any
 
 from cls.config import Config, StreamConfig, read_config
 from cls.config_faults import Fault, Key, nearest
+from learners.advice import cannot_work
 from learners.models.network_config import NetworkConfig
 from learners.models.registry import CONFIGS, known
 from learners.recipe import Recipe
 from learners.recipes import known as known_recipes
+from learners.schema import Schema
 
 
 def check_config(path: Path | None = None) -> list[Fault]:
@@ -28,6 +30,32 @@ def check_config(path: Path | None = None) -> list[Fault]:
         found = (document.fault(key, message) for key, message in _outer_faults(config))
         faults += [fault for fault in found if not document.covers(faults, fault)]
     return sorted(faults, key=lambda fault: (fault.line or 0, fault.place))
+
+
+def advise(path: Path | None = None) -> list[Fault]:
+    """Return what a configuration asks for that cannot work, in the order of its streams; one with faults gets no advice.
+
+    Parameters
+    ----------
+    path
+        The file; by default $CLS_CONFIG, or ./cls.toml.
+    """
+    config, faults, document = read_config(path)
+    if config is None or faults or any(_outer_faults(config)):
+        return []
+    return [
+        document.fault(("streams", name, "update", "recipe"), sentence)
+        for name, stream in config.streams.items()
+        for sentence in cannot_work(
+            dataclasses.replace(known_recipes()[stream.update.recipe], **stream.update.overrides),
+            Schema(
+                stream.columns.numeric_features,
+                stream.columns.categorical_features,
+                stream.task,
+                stream.columns.classes,
+            ),
+        )
+    ]
 
 
 def _outer_faults(config: Config) -> Iterator[tuple[Key, str]]:
@@ -75,7 +103,13 @@ def _recipe(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
     recipes = known_recipes()
     if name not in recipes:
         yield ("update", "recipe"), f"no recipe is called {name!r}{nearest(name, list(recipes))}"
-    yield from _fields(("update", "overrides"), recipes.get(name, Recipe()), stream.update.overrides)
+    recipe = recipes.get(name, Recipe())
+    faults = list(_fields(("update", "overrides"), recipe, stream.update.overrides))
+    yield from faults
+    try:
+        dataclasses.replace(recipe, **({} if faults else stream.update.overrides))
+    except ValueError as error:  # of fields that exclude each other
+        yield ("update", "overrides"), str(error)
 
 
 def _fields(key: Key, default: Any, arguments: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:

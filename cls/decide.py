@@ -17,6 +17,11 @@ from learners.recipes import known
 PRIORITY = {"critical": 300, "high": 200, "normal": 100, "low": 0}
 OVERHEAD = 3.0  # a continuous update waits until its labels have earned this many times its fixed price
 LEAST_EFFORT, MOST_EFFORT = 0.2, 3.0  # epochs of a continuous update, as a multiple of the recipe's
+_WORDS = {  # of a recipe that adapts
+    "near": "near what the champion knows: a light update",
+    "far": "far from what the champion knows: more effort",
+    "recurring": "version {version} knows most of the new regime: learning starts from it",
+}
 HARM = 1.05  # a champion that loses at most 5% more than when it was accepted is not harmed
 
 
@@ -131,19 +136,39 @@ def _drifted(situation: Situation, episode: Episode, stream: StreamConfig) -> De
     if "failed" in episode.assessment:
         return _wait(situation, policy) or _update(stream, "drift whose harm could not be assessed")
     losses = {int(version): loss for version, loss in episode.assessment["losses"].items()}
+    likeness = _likeness(episode.assessment, stream)
     current = losses.get(situation.champion or 0)
     if current is None:
         return Defer("drift; its harm is being assessed", assess=not situation.assessing)
     others = {version: loss for version, loss in losses.items() if version != situation.champion}
     if others:
         best = min(others, key=lambda version: (others[version], version))
-        if others[best] < (1 - policy.redeploy_margin) * current:
+        better = others[best] < (1 - policy.redeploy_margin) * current
+        if better and (likeness is None or _fits(best, others[best], episode.assessment)):
             update = _update(stream, f"version {best} fits the new regime as it is", recipe="redeploy")
             return _wait(situation, policy) or replace(update, redeploy_version=best)
     harmed = situation.expected_loss is None or current > HARM * situation.expected_loss
     if not harmed and episode.detector != "score":
         return _rebase(situation, stream, "harmless drift: the champion's loss has not suffered")
-    return _wait(situation, policy) or _update(stream, "harmful drift")
+    if likeness is None:
+        return _wait(situation, policy) or _update(stream, "harmful drift")
+    update = _update(stream, f"harmful drift; {_WORDS[likeness['kind']].format(**likeness)}")
+    wait = _wait(situation, policy, episode.assessment["effort"])
+    return wait or replace(update, base=likeness["version"])
+
+
+def _likeness(assessment: Json, stream: StreamConfig) -> Json | None:
+    """Return how like an earlier regime the new one is, where the recipe adapts to it and that is known."""
+    recipe = known().get(stream.update.recipe)
+    adapts = stream.update.overrides.get("adapt", recipe is not None and recipe.adapt)
+    found: Json | None = assessment.get("similarity")
+    return found if adapts else None
+
+
+def _fits(version: int, loss: float, assessment: Json) -> bool:
+    """Whether a version is as good on the new regime as it was on its own, so that there is nothing to learn."""
+    accepted = assessment["accepted"].get(str(version))
+    return accepted is None or loss <= HARM * accepted
 
 
 def _rebase(situation: Situation, stream: StreamConfig, reason: str) -> Decision:
@@ -192,9 +217,9 @@ def _continuous(situation: Situation, stream: StreamConfig) -> Decision:
     return wait or _update(stream, "new labels, and the budget allows it", effort=min(effort, MOST_EFFORT))
 
 
-def _wait(situation: Situation, policy: UpdateConfig) -> Defer | None:
+def _wait(situation: Situation, policy: UpdateConfig, effort: float = 1.0) -> Defer | None:
     """Return why an update that is wanted must wait."""
-    return _cooling(situation, policy) or _too_dear(situation, policy)
+    return _cooling(situation, policy) or _too_dear(situation, policy, effort)
 
 
 def _cooling(situation: Situation, policy: UpdateConfig) -> Defer | None:
@@ -214,8 +239,8 @@ def _full(policy: UpdateConfig) -> float:
     return policy.budget_device_seconds_per_day * policy.budget_burst_days
 
 
-def _too_dear(situation: Situation, policy: UpdateConfig) -> Defer | None:
-    cost = min(situation.fixed_price + situation.label_price * situation.new_labels, _full(policy))
+def _too_dear(situation: Situation, policy: UpdateConfig, effort: float = 1.0) -> Defer | None:
+    cost = min(situation.fixed_price + situation.label_price * effort * situation.new_labels, _full(policy))
     if situation.allowance >= max(cost, 1e-9):
         return None
     return _until_affordable(situation, policy, cost - situation.allowance)

@@ -185,6 +185,7 @@ class Update:
     redeploy_version: int | None = None
     full: bool = False  # from all labelled history instead of what is new
     effort: float = 1.0  # epochs, as a multiple of the recipe's
+    base: int | None = None  # version whose weights training starts from; None: the champion's
 
 
 Decision = Skip | Defer | Update
@@ -229,6 +230,8 @@ class JobInput:
     redeploy: int | None = None
     versions: tuple[int, ...] = ()  # versions an assessment compares
     retained: tuple[tuple[int, int], ...] = ()  # label ranges of earlier regimes that the gate looks back at
+    base: int | None = None  # version whose weights training starts from, where it is not the parent's
+    similarity: Json | None = None  # likeness of the new regime to earlier ones, by an assessment
     settings: Json = field(
         default_factory=dict
     )  # model, recipe overrides, gate and detection settings as decided

@@ -9,7 +9,7 @@ in the shadow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +19,15 @@ from cls.config import GateConfig, StreamConfig
 from cls.domain import GateReport, GateVerdict, JobInput, Role, SliceReport
 from cls.errors import BadData
 from cls.ports import SampleLog
+from cls.season import season_of, with_season
 from cls.train import as_rows, of_role
 from detectors.bootstrap import block_bootstrap_mean
+from detectors.columns import Columns, take
+from detectors.profile import Profile
 from learners.evaluate import losses
 from learners.models.base import Model
 from learners.rows import Rows
+from learners.similarity import Similarity, Stored, divergence, judge
 from learners.training import FORWARD_PASS
 
 BLOCKS = 20  # of the bootstrap
@@ -156,20 +160,76 @@ def _change(part: SliceReport) -> float:
     return part.candidate_loss - part.champion_loss
 
 
-def assess(
-    job: JobInput, stream_name: str, log: SampleLog, models: dict[int, Model], newest: int = 1000
-) -> tuple[dict[int, float], int, float]:
-    """Compare stored versions on tune and gate rows from after a drift's onset: none of them has learned any of these.
+@dataclass(frozen=True, eq=False)
+class Assessed:
+    """What stored versions lose on the rows of a new regime, and what these rows are like."""
 
-    Returns
-    -------
-    Mean loss by version, the number of rows, and the sample passes it took.
-    """
+    losses: dict[int, float]  # mean by version
+    constant: float  # mean loss of the best constant
+    rows: int  # that all these are means of
+    columns: Columns  # features of the new rows, whatever their role
+    time_us: NDArray[np.int64]  # their event times
+    passes: float  # sample passes it took
+
+
+def assess(
+    job: JobInput,
+    stream_name: str,
+    stream: StreamConfig,
+    log: SampleLog,
+    models: Mapping[int, Model],
+    newest: int = 1000,
+) -> Assessed:
+    """Compare stored versions on tune and gate rows from after a drift's onset: none of them has learned any of these."""
     labelled = log.labelled(stream_name, job.label_from, job.label_to)
-    held = labelled.role != Role.TRAIN
-    after = np.flatnonzero(held & (labelled.position >= (job.onset or 0)))[-newest:]
-    rows = as_rows(labelled).take(after if len(after) else np.flatnonzero(held)[-newest:])
+    held, since = labelled.role != Role.TRAIN, labelled.position >= (job.onset or 0)
+    if not (held & since).any():
+        since = np.ones_like(held)
+    rows = as_rows(labelled).take(np.flatnonzero(held & since)[-newest:])
     if len(rows) == 0:
         raise BadData("there are no tune or gate rows to assess versions on")
-    result = {number: float(losses(model, rows).mean()) for number, model in models.items()}
-    return result, len(rows), len(rows) * len(models) * FORWARD_PASS
+    found = {number: float(losses(model, rows).mean()) for number, model in models.items()}
+    constant = float(_constant_losses(stream, rows).mean())
+    new = np.flatnonzero(since)[-stream.detect.reference_rows :]
+    return Assessed(
+        found,
+        constant,
+        len(rows),
+        take(labelled.columns, new),
+        np.asarray(labelled.time_us)[new],
+        len(rows) * len(models) * FORWARD_PASS,
+    )
+
+
+def likeness(
+    assessed: Assessed,
+    accepted: Mapping[int, float | None],
+    references: Mapping[int, Profile],
+    parent: int | None,
+    margin: float,
+) -> Similarity | None:
+    """Return how like an earlier regime the assessed rows are, by the losses of versions and by their references' profiles.
+
+    Parameters
+    ----------
+    accepted
+        What each version lost on its gate rows when it was accepted.
+    references
+        Profiles of the inputs that versions were fitted to, of those that have one.
+    parent
+        The champion.
+    margin
+        See `learners.similarity.judge`.
+    """
+    rows = len(assessed.time_us)
+    nats = {
+        number: divergence(
+            profile, profile.count(with_season(assessed.columns, assessed.time_us, season_of(profile))), rows
+        )
+        for number, profile in references.items()
+    }
+    stored = {
+        number: Stored(loss, accepted.get(number), nats.get(number))
+        for number, loss in assessed.losses.items()
+    }
+    return judge(stored, parent, assessed.constant, margin=margin)

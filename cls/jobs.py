@@ -6,9 +6,13 @@ Worker processes and backtests run jobs through here; they differ in the `Contro
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import numpy as np
@@ -18,8 +22,8 @@ from cls.checkpoints import pack, restore, unpack
 from cls.config import StreamConfig
 from cls.domain import Job, JobKind, Json, ModelVersion, Role
 from cls.errors import BadData, Permanent, Refused
-from cls.evaluate import assess, gate
-from cls.layout import LEARNER, MODEL, SPEC
+from cls.evaluate import assess, gate, likeness
+from cls.layout import LEARNER, MODEL, PROFILE, SPEC
 from cls.outputs import Floats
 from cls.ports import ArtifactStore, SampleLog
 from cls.rebase import Predict, Rows, recent_reference
@@ -27,6 +31,9 @@ from cls.score import summarise
 from cls.times import EPOCH
 from cls.train import train
 from detectors.columns import take
+from detectors.profile import Profile
+from detectors.reference import Reference
+from learners.auto import effort
 from learners.checkpoint import Checkpoint
 from learners.models.base import Model
 from learners.training import StepReport, Training
@@ -84,6 +91,7 @@ class Bench:
     log: SampleLog
     artifacts: ArtifactStore
     models: Mapping[str, str]  # the operator's own models
+    scratch: Path | None = None  # where a job may keep large files while it runs; None: where the system does
 
 
 def run(job: Job, bench: Bench, control: Control) -> Outcome:
@@ -91,7 +99,7 @@ def run(job: Job, bench: Bench, control: Control) -> Outcome:
     stream = StreamConfig.model_validate_json(json.dumps(job.input.settings), by_alias=True, by_name=False)
     started = time.perf_counter()
     if job.kind == JobKind.ASSESS:
-        outcome = _assess(job, bench)
+        outcome = _assess(job, bench, stream)
     elif job.kind == JobKind.REPORT:
         outcome = _report(job, bench, stream)
     elif job.input.redeploy is not None:
@@ -118,9 +126,19 @@ def publish(connection: Connection, job: Job, outcome: Outcome) -> None:
 
 def _update(job: Job, bench: Bench, stream: StreamConfig, control: Control) -> Outcome:
     parent = None if job.input.parent is None else load_checkpoint(bench, job.stream, job.input.parent)
-    trained = train(
-        job.input, job.stream, stream, bench.log, parent, control.snapshot(), control.after_step, bench.models
-    )
+    base = parent if job.input.base is None else load_checkpoint(bench, job.stream, job.input.base)
+    with _scratch(job, bench) as scratch:
+        trained = train(
+            job.input,
+            job.stream,
+            stream,
+            bench.log,
+            base,
+            control.snapshot(),
+            control.after_step,
+            bench.models,
+            scratch,
+        )
     candidate = restore(trained.checkpoint, bench.models)
     champion = None if parent is None else restore(parent, bench.models)
     evaluated = gate(job.input, job.stream, stream, bench.log, candidate, champion)
@@ -131,6 +149,8 @@ def _update(job: Job, bench: Bench, stream: StreamConfig, control: Control) -> O
         "curve": [[point["step"], point["loss"]] for point in trained.curve],
         "gate": asdict(evaluated.report),
         "metrics": {"loss": evaluated.loss, "train_rows": trained.train_rows, "passes": passes},
+        "effort": trained.effort,
+        "similarity": trained.checkpoint.meta["similarity"],
         "overhead": (trained.overhead + evaluated.passes) / passes,
         "version": None,
         "light": job.input.light and evaluated.tells(),
@@ -154,7 +174,7 @@ def _update(job: Job, bench: Bench, stream: StreamConfig, control: Control) -> O
         stream=job.stream,
         number=0,
         digest=manifest_digest(files),
-        parent=job.input.parent,
+        parent=job.input.parent if job.input.base is None else job.input.base,
         job_id=job.id,
         strategy=job.input.strategy,
         learned_up_to=job.input.label_to,
@@ -198,7 +218,7 @@ def _redeploy(job: Job, bench: Bench, stream: StreamConfig) -> Outcome:
     return Outcome(result, evaluated.passes)
 
 
-def _assess(job: Job, bench: Bench) -> Outcome:
+def _assess(job: Job, bench: Bench, stream: StreamConfig) -> Outcome:
     models: dict[int, Model] = {}
     for number in job.input.versions:
         try:
@@ -208,13 +228,35 @@ def _assess(job: Job, bench: Bench) -> Outcome:
                 raise  # an old version that cannot be loaded is no candidate; the champion must be there
     if job.input.label_to <= job.input.label_from:
         raise BadData(f"job {job.id}: there are no labels to assess versions on")
-    losses, rows, passes = assess(job.input, job.stream, bench.log, models)
+    assessed = assess(job.input, job.stream, stream, bench.log, models)
+    accepted, references = _accepted(job, bench, models)
+    similarity = likeness(assessed, accepted, references, job.input.parent, stream.update.redeploy_margin)
     result: Json = {
-        "losses": {str(number): loss for number, loss in losses.items()},
-        "rows": rows,
-        "metrics": {f"loss_v{number}": loss for number, loss in losses.items()},
+        "losses": {str(number): loss for number, loss in assessed.losses.items()},
+        "accepted": {str(number): loss for number, loss in accepted.items()},
+        "constant": assessed.constant,
+        "rows": assessed.rows,
+        "similarity": None if similarity is None else similarity.to_json(),
+        "effort": effort(similarity),
+        "metrics": {f"loss_v{number}": loss for number, loss in assessed.losses.items()},
     }
-    return Outcome(result, passes)
+    return Outcome(result, assessed.passes)
+
+
+def _accepted(
+    job: Job, bench: Bench, numbers: Iterable[int]
+) -> tuple[dict[int, float | None], dict[int, Profile]]:
+    """Return what versions lost when they were accepted, and the profiles of the inputs that they were fitted to."""
+    with reading(bench.engine) as connection:
+        versions = [version_store.read_version(connection, job.stream, number) for number in numbers]
+    references = {}
+    for version in versions:
+        try:
+            document = json.loads(bench.artifacts.get(version.files[PROFILE]))
+            references[version.number] = Reference.from_json(document).inputs
+        except (Permanent, KeyError, ValueError):
+            continue  # one that is gone, or of another release, says nothing
+    return {version.number: version.metrics.get("loss") for version in versions}, references
 
 
 def _report(job: Job, bench: Bench, stream: StreamConfig) -> Outcome:
@@ -225,6 +267,22 @@ def _report(job: Job, bench: Bench, stream: StreamConfig) -> Outcome:
         promotions = version_store.list_promotions(connection, job.stream, newest=100)
     rows = stream.detect.reference_rows
     return Outcome(run_report(job, bench.log, bench.artifacts, verdicts, promotions, reference_rows=rows))
+
+
+@contextmanager
+def _scratch(job: Job, bench: Bench) -> Iterator[Path]:
+    """Give a job a directory of its own, which is gone afterwards; what a killed worker left there, too."""
+    if bench.scratch is None:
+        with TemporaryDirectory(prefix="cls-") as name:
+            yield Path(name)
+        return
+    directory = bench.scratch / f"{job.id}" / "scratch"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def load_checkpoint(bench: Bench, stream: str, number: int) -> Checkpoint:

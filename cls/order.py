@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from cls.config import StreamConfig
 from cls.decide import PRIORITY, Situation
-from cls.domain import Episode, EpisodeState, JobInput, JobKind, Update, Verdict
+from cls.domain import Episode, EpisodeState, JobInput, JobKind, Json, Update, Verdict
 from storage import drift as drift_store
 from storage import job_rows, queue
 from storage import log as log_store
@@ -40,6 +40,8 @@ class Orders:
             redeploy=decision.redeploy_version,
             full=decision.full,
             effort=decision.effort,
+            base=decision.base,
+            similarity=_similarity(episode, decision),
         )
         job_id = queue.enqueue(connection, self.name, JobKind.UPDATE, job_input, decision.priority)
         stream_store.note_update(connection, self.name, situation.now, situation.labels)
@@ -86,6 +88,8 @@ class Orders:
         versions: tuple[int, ...] = (),
         full: bool = False,
         effort: float = 1.0,
+        base: int | None = None,
+        similarity: Json | None = None,
     ) -> JobInput:
         """Freeze everything that a job may depend on."""
         champion = version_store.champion(connection, self.name)
@@ -111,6 +115,8 @@ class Orders:
             redeploy=redeploy,
             versions=versions,
             retained=self._retained(connection, labels),
+            base=base,
+            similarity=similarity,
             settings=self.settings.model_dump(mode="json", by_alias=True),
         )
 
@@ -124,3 +130,9 @@ class Orders:
         count = min(gate.retained_slices, len(ends))
         chosen = sorted({ends[round(i * (len(ends) - 1) / max(count - 1, 1))] for i in range(count)})
         return tuple((max(end - gate.retained_rows, 0), end) for end in chosen)
+
+
+def _similarity(episode: Episode | None, decision: Update) -> Json | None:
+    """Return what the assessment says of the version that training starts from."""
+    found: Json | None = None if episode is None else (episode.assessment or {}).get("similarity")
+    return None if found is None or found["version"] != decision.base else found

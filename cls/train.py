@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,14 @@ from cls.ports import SampleLog
 from learners.checkpoint import Checkpoint
 from learners.errors import NoUsableRowsError
 from learners.learn import resume, start
+from learners.mapped import mapped
 from learners.models.registry import CONFIGS
 from learners.recipe import Recipe
 from learners.recipes import known
-from learners.rows import Rows
+from learners.rows import Rows, concat_rows
 from learners.schema import Schema
+from learners.similarity import Similarity
+from learners.slots import in_ram
 from learners.training import StepReport, Training
 
 AfterStep = Callable[[Training, StepReport], None]
@@ -34,6 +38,7 @@ class Trained:
     overhead: float  # of these, what did not depend on epochs: Fisher
     curve: list[dict[str, float]]
     train_rows: int
+    effort: float  # epochs, as a multiple of the recipe's: those of the job, and of a recipe that adapts
 
 
 def recipe_of(job: JobInput, stream: StreamConfig) -> Recipe:
@@ -54,17 +59,20 @@ def train(
     snapshot: Checkpoint | None,
     after_step: AfterStep,
     models: Mapping[str, str],
+    scratch: Path,
 ) -> Trained:
     """Train on the labels [label_from, label_to) of a stream.
 
     Parameters
     ----------
     parent
-        The champion's checkpoint, None for the first model.
+        The checkpoint to start from, the champion's or that of a version whose regime recurs; None for the first model.
     snapshot
         Where an interrupted run of this very job had come to, or None.
     after_step
         Called after each step: reports progress, keeps snapshots, and raises to stop.
+    scratch
+        An empty directory for a memory that is kept on disk.
 
     Raises
     ------
@@ -74,9 +82,15 @@ def train(
     labelled = log.labelled(stream_name, job.label_from, job.label_to)
     rows, tune = of_role(labelled, Role.TRAIN), of_role(labelled, Role.TUNE)
     recipe = recipe_of(job, stream)
+    allocate = mapped(scratch) if recipe.memory_disk else in_ram
+    judged = recipe.patience or recipe.schedule == "plateau"
+    retained = _retained(job, stream_name, log) if judged else None
+    similarity = None if job.similarity is None else Similarity.from_json(job.similarity)
     try:
         if snapshot is not None:
-            training = resume(snapshot, rows, recipe, tune=tune, models=models)
+            training = resume(
+                snapshot, rows, recipe, tune=tune, retained=retained, models=models, allocate=allocate
+            )
         else:
             training = start(
                 parent,
@@ -86,8 +100,12 @@ def train(
                 model=stream.model.name,
                 config=model_config(stream),
                 tune=tune,
+                retained=retained,
+                new_regime=job.onset is not None and job.base is None,
+                similarity=similarity,
                 seed=job.seed,
                 models=models,
+                allocate=allocate,
             )
     except NoUsableRowsError as error:
         raise BadData(f"labels {job.label_from} to {job.label_to}: {error}") from error
@@ -96,7 +114,21 @@ def train(
     stepped = training.progress.passes
     checkpoint = training.finish()
     passes = training.progress.passes
-    return Trained(checkpoint, passes, passes - stepped, training.curve, len(rows))
+    overhead = passes - stepped + _measured(training)
+    effort = job.effort * training.recipe.epochs / recipe.epochs
+    return Trained(checkpoint, passes, overhead, training.curve, len(rows), effort)
+
+
+def _retained(job: JobInput, stream_name: str, log: SampleLog) -> Rows | None:
+    """Return the tune rows of earlier regimes, None if there are none."""
+    parts = [of_role(log.labelled(stream_name, low, high), Role.TUNE) for low, high in job.retained]
+    return concat_rows(parts) if parts else None
+
+
+def _measured(training: Training) -> int:
+    """Return the rows that were passed to compare gradients."""
+    alignment = None if training.similarity is None else training.similarity.alignment
+    return 0 if alignment is None else alignment.rows
 
 
 def schema_of(stream: StreamConfig) -> Schema:

@@ -154,7 +154,7 @@ def run_worker(
     torch.set_num_threads(1)
     home = Home.open(config)
     name = f"worker@{socket.gethostname()}:{os.getpid()}"
-    bench = Bench(home.engine, home.log, home.artifacts, config.models)
+    bench = Bench(home.engine, home.log, home.artifacts, config.models, config.home / "jobs")
     lease = timedelta(seconds=config.worker.lease_seconds)
     limits = queue.Limits(
         config.worker.max_attempts,

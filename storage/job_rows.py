@@ -88,7 +88,8 @@ def last_price(connection: Connection, stream: str) -> Price | None:
         labels = row.input["label_to"] - row.input["label_from"]
         if row.input["parent"] is not None and row.input["redeploy"] is None and labels > 0:
             fixed = float(row.charged_seconds * row.result.get("overhead", 0.0))
-            return Price(fixed, (float(row.charged_seconds) - fixed) / (labels * row.input["effort"]))
+            effort = row.result.get("effort", row.input["effort"])  # a recipe that adapts takes its own
+            return Price(fixed, (float(row.charged_seconds) - fixed) / (labels * effort))
     return None
 
 

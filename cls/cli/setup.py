@@ -110,24 +110,33 @@ def _name_of(data: Path) -> str:
 
 @config.command("check")
 def check_config_(context: typer.Context, as_json: AsJson = False) -> None:
-    """Tell every fault at once, with its place and line."""
-    from cls.config_check import check_config
+    """Tell every fault at once, with its place and line, and warn of recipes that cannot work."""
+    from cls.config_check import advise, check_config
 
-    faults = check_config(config_path(context))
+    path = config_path(context)
+    faults, warnings = check_config(path), advise(path)
     if as_json:
-        print_json([_fault(fault) for fault in faults])
-    elif faults:
-        print_table(
-            [_fault(f) for f in faults], {"line": "line", "place": "place", "message": "what is wrong"}
-        )
+        print_json([_fault(fault) for fault in faults] + [_warning(warning) for warning in warnings])
     else:
-        typer.echo("no fault")
+        columns = {"line": "line", "place": "place"}
+        if faults:
+            print_table([_fault(fault) for fault in faults], columns | {"message": "what is wrong"})
+        if warnings:
+            print_table(
+                [_warning(warning) for warning in warnings], columns | {"message": "what cannot work"}
+            )
+        if not faults:
+            typer.echo("no fault")
     if faults:
         raise typer.Exit(USAGE)
 
 
 def _fault(fault: Fault) -> dict[str, Any]:
     return {"place": fault.place, "line": fault.line, "message": fault.message}
+
+
+def _warning(warning: Fault) -> dict[str, Any]:
+    return _fault(warning) | {"level": "warning"}
 
 
 @config.command("show")

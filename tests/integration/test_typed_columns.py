@@ -196,7 +196,7 @@ def test_a_wrong_value_of_a_type_is_named_by_both_doors(world: World) -> None:
     assert "list of 12 finite numbers" in answer.json()["error"]
 
 
-def test_what_is_derived_is_learned_from_and_watched(world: World) -> None:
+def test_what_is_derived_is_learned_from_and_watched(world: World, tmp_path: Path) -> None:
     world.client.post("/v1/streams/tickets/events", json=tickets(400))
     logged = world.events(0, 400)
     profile = KLDetector().profile(logged)
@@ -204,9 +204,12 @@ def test_what_is_derived_is_learned_from_and_watched(world: World) -> None:
     assert not KLDetector().compare(profile, profile.count(logged)).alarm
     job = JobInput("replay", 0, 300, 400, None, 0, 1, START, START, light=True, reason="first model")
     settings = world.loop.settings
-    trained = train(job, "tickets", settings, world.log, None, None, lambda *_: None, {})
+    trained = train(job, "tickets", settings, world.log, None, None, lambda *_: None, {}, tmp_path)
     assert trained.train_rows == int((world.log.events("tickets", 0, 300).role == Role.TRAIN).sum())
     assert tuple(trained.checkpoint.spec["numeric"]) == schema_of(settings).numeric
     parent = unpack(pack(trained.checkpoint))  # its memory of derived columns, from disk
     again = replace(job, label_from=300, label_to=400, parent=1)
-    assert train(again, "tickets", settings, world.log, parent, None, lambda *_: None, {}).train_rows > 0
+    assert (
+        train(again, "tickets", settings, world.log, parent, None, lambda *_: None, {}, tmp_path).train_rows
+        > 0
+    )

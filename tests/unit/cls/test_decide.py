@@ -300,6 +300,66 @@ def test_what_is_in_the_bucket_bounds_the_effort() -> None:
     assert broke.until == NOW + timedelta(days=0.1 / 24)
 
 
+def alike(kind: str, distance: float, **known: Any) -> Episode:
+    """An episode whose assessment tells how like earlier regimes the new one is."""
+    similarity = {"kind": kind, "distance": distance, "version": known.get("version")}
+    losses, accepted = known.get("losses", {1: 30.0, 2: 20.0}), known.get("accepted", {1: 10.0, 2: 10.0})
+    assessment = {
+        "losses": {str(version): loss for version, loss in losses.items()},
+        "accepted": {str(version): loss for version, loss in accepted.items()},
+        "similarity": similarity,
+        "effort": 4 ** (distance - 0.5),
+    }
+    return Episode(7, "s", EpisodeState.OPEN, "kl", 900, NOW - HOUR, 3, assessment)
+
+
+@pytest.mark.parametrize(
+    ("known", "reason", "redeploy", "base"),
+    [
+        (alike("near", 0.2), "near what the champion knows", None, None),
+        (alike("far", 0.8), "far from what the champion knows", None, None),
+        (alike("recurring", 0.2, version=1, losses={1: 12.0, 2: 20.0}), "version 1 knows most", None, 1),
+        (alike("recurring", 0.0, version=1, losses={1: 10.4, 2: 20.0}), "version 1 fits", 1, None),
+        (
+            alike("far", 0.8, losses={1: 12.0, 2: 20.0}, accepted={2: 10.0}),
+            "version 1 fits",  # nobody knows what it lost when it was accepted
+            1,
+            None,
+        ),
+        (alike("far", 0.9, losses={1: 17.0, 2: 20.0}), "far from", None, None),  # less bad is no fit
+    ],
+)
+def test_a_recipe_that_adapts_goes_by_likeness(
+    known: Episode, reason: str, redeploy: int | None, base: int | None
+) -> None:
+    situation = replace(QUIET, episode=known)
+    for policy in ({"recipe": "auto"}, {"overrides": {"adapt": True}}):
+        decision = decide(situation, stream(**policy))
+        assert isinstance(decision, Update)
+        assert reason in decision.reason
+        assert (decision.redeploy_version, decision.base) == (redeploy, base)
+    assert situation.to_json()["assessment"]["similarity"] == known.assessment["similarity"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("policy", [{}, {"recipe": "auto", "overrides": {"adapt": False}}])
+def test_other_recipes_go_on_as_if_likeness_were_not_known(policy: dict[str, Any]) -> None:
+    better = replace(QUIET, episode=alike("recurring", 0.2, version=1, losses={1: 12.0, 2: 20.0}))
+    decision = decide(better, stream(**policy))
+    assert isinstance(decision, Update)
+    assert (decision.redeploy_version, decision.base) == (1, None)
+    far = decide(replace(QUIET, episode=alike("far", 0.8)), stream(**policy))
+    assert far == decide(HARMFUL, stream(**policy))
+
+
+def test_more_effort_must_be_affordable_and_less_is_sooner() -> None:
+    # a fixed price of 1 and 0.01 for each of 400 labels: 5 device-seconds, 9 with twice the epochs, 3 with half of them
+    for distance, price in ((0.0, 3.0), (0.5, 5.0), (1.0, 9.0)):
+        kind = "near" if distance < 0.5 else "far"
+        situation = replace(QUIET, episode=alike(kind, distance), allowance=price)
+        assert isinstance(decide(situation, stream(recipe="auto")), Update)
+        assert isinstance(decide(replace(situation, allowance=price - 0.1), stream(recipe="auto")), Defer)
+
+
 @pytest.mark.parametrize("change", [{"last_update": NOW}, {"allowance": -1.0}], ids=["cool-down", "budget"])
 def test_a_redeployment_waits_like_any_other_update(change: dict[str, Any]) -> None:
     situation = replace(QUIET, episode=episode(losses={1: 10.0, 2: 20.0}))

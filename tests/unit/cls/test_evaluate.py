@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from cls.config import StreamConfig
 from cls.domain import GateVerdict, JobInput, Labelled, Role
-from cls.evaluate import Evaluated, assess, gate
+from cls.evaluate import Evaluated, assess, gate, likeness
 from cls.ports import Events, Predictions
 from cls.train import train
 from detectors.columns import Columns
+from detectors.profile import build_profile
 from learners.models.base import Inputs, Model
 from learners.rows import Rows
 from learners.schema import Schema
@@ -187,12 +189,12 @@ def test_the_gate_sees_gate_rows_alone_in_the_ranges_of_its_job() -> None:
     assert found.passes == pytest.approx(2 * 650 * FORWARD_PASS)
 
 
-def test_training_sees_train_and_tune_rows_alone_up_to_its_as_of() -> None:
+def test_training_sees_train_and_tune_rows_alone_up_to_its_as_of(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     target = rng.normal(size=2000)
     clean = RecordedLog(target, -target, target, allowed=(Role.TRAIN, Role.TUNE))
     job = replace(JOB, parent=None, label_from=200, label_to=1500)
-    found = train(job, "s", stream(), clean, None, None, lambda _a, _b: None, {})
+    found = train(job, "s", stream(), clean, None, None, lambda _a, _b: None, {}, tmp_path)
     assert clean.asked == [(200, 1500)]
     assert found.train_rows == 1040
 
@@ -200,7 +202,7 @@ def test_training_sees_train_and_tune_rows_alone_up_to_its_as_of() -> None:
     gated = altered.role == Role.GATE
     altered.target = np.where(gated, 1e9, altered.target)
     altered.mine = np.where(gated, -1e9, altered.mine)
-    other = train(job, "s", stream(), altered, None, None, lambda _a, _b: None, {})
+    other = train(job, "s", stream(), altered, None, None, lambda _a, _b: None, {}, tmp_path)
     assert found.curve == other.curve
     assert all(
         torch.equal(tensor, other.checkpoint.tensors[name])
@@ -208,7 +210,7 @@ def test_training_sees_train_and_tune_rows_alone_up_to_its_as_of() -> None:
     )
 
     tuned = RecordedLog(target, -target, np.where(clean.role == Role.TUNE, 3 * target, target))
-    tuned_run = train(job, "s", stream(), tuned, None, None, lambda _a, _b: None, {})
+    tuned_run = train(job, "s", stream(), tuned, None, None, lambda _a, _b: None, {}, tmp_path)
     assert [p["loss"] for p in tuned_run.curve][:1] == [p["loss"] for p in found.curve][:1]
     assert [p["tune"] for p in tuned_run.curve] != [p["tune"] for p in found.curve]
 
@@ -283,17 +285,43 @@ def test_a_perfect_champion_can_only_be_equalled_and_an_answer_of_nan_fails() ->
 def test_an_assessment_is_the_mean_loss_of_each_version_since_the_onset() -> None:
     rows = log(np.random.default_rng(10), 2.0, rows=3000)
     job = replace(JOB, label_from=1000, label_to=3000, onset=2400)
-    found, count, passes = assess(job, "s", rows, {1: MINE, 4: THEIRS})
+    found = assess(job, "s", stream(), rows, {1: MINE, 4: THEIRS})
     assert rows.asked == [(1000, 3000)]
     held = rows.labelled("s", 0, 3000).role != Role.TRAIN  # what no version may ever learn
     since = np.flatnonzero(held)[np.flatnonzero(held) >= 2400]
-    assert found[1] == pytest.approx(float(np.abs(rows.mine[since] - rows.target[since]).mean()))
-    assert found[4] == pytest.approx(float(np.abs(rows.theirs[since] - rows.target[since]).mean()))
-    assert count == len(since)
-    assert passes == pytest.approx(2 * len(since) * FORWARD_PASS)
-    assert assess(job, "s", rows, {1: MINE}, newest=50)[1] == 50
+    assert found.losses[1] == pytest.approx(float(np.abs(rows.mine[since] - rows.target[since]).mean()))
+    assert found.losses[4] == pytest.approx(float(np.abs(rows.theirs[since] - rows.target[since]).mean()))
+    middle = np.median(rows.target[since])
+    assert found.constant == pytest.approx(float(np.abs(rows.target[since] - middle).mean()))
+    assert found.rows == len(since)
+    assert found.passes == pytest.approx(2 * len(since) * FORWARD_PASS)
+    assert np.array_equal(
+        cast(Floats, found.columns["mine"]), rows.mine[2400:3000]
+    )  # of all roles: what they are like is no secret
+    assert np.array_equal(found.time_us, np.arange(2400, 3000))
+    assert assess(job, "s", stream(), rows, {1: MINE}, newest=50).rows == 50
     late = replace(job, onset=5000)  # no label since: the newest ones stand in
-    assert assess(late, "s", rows, {1: MINE}, newest=100)[1] == 100
+    assert assess(late, "s", stream(), rows, {1: MINE}, newest=100).rows == 100
+
+
+def test_likeness_is_read_off_losses_and_profiles() -> None:
+    rng = np.random.default_rng(11)
+    rows = log(rng, 0.3, rows=3000)
+    job = replace(JOB, label_from=1000, label_to=3000, onset=1000)
+    found = assess(job, "s", stream(), rows, {1: MINE, 4: THEIRS})
+    own = build_profile({"mine": rows.mine[:1000], "theirs": rows.theirs[:1000]})
+    moved = build_profile({"mine": rows.mine[:1000] + 1e6, "theirs": rows.theirs[:1000]})
+    accepted = {1: found.losses[1], 4: found.losses[1]}
+    said = likeness(found, accepted, {1: own, 4: moved}, 4, 0.1)
+    assert said is not None
+    assert (said.kind, said.version) == ("recurring", 1)
+    assert said.lost[1] == 0.0
+    assert said.nats[1] < 0.02
+    assert said.nats[4] > 0.3
+    unknown = likeness(found, {1: None, 4: None}, {4: moved}, 4, 0.1)  # only the profile tells
+    assert unknown is not None
+    assert (unknown.kind, unknown.lost) == ("far", {})
+    assert likeness(found, {}, {}, 4, 0.1) is None
 
 
 def test_only_a_failed_or_a_doubtful_and_worse_candidate_is_blocked() -> None:

@@ -89,6 +89,30 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
         assert "worker.threads" in other.output, command
 
 
+def test_a_recipe_that_cannot_work_is_a_warning_of_its_stream(tmp_path: Path) -> None:
+    path = tmp_path / "cls.toml"
+    text = (
+        '[streams.f]\ntask = "regression"\n'
+        '[streams.f.schema]\nnumeric = ["x"]\nkey = "id"\nevent_time = "at"\ntarget = "y"\n'
+        '[streams.f.update]\nrecipe = "auto"\noverrides = { %s }\n'
+    )
+    path.write_text(text % "")
+    assert run("--config", str(path), "config", "check").stdout == "no fault\n"
+    path.write_text(text % 'memory_balance = "class"')
+    result = run("--config", str(path), "config", "check", "--json")
+    assert result.exit_code == 0
+    (warning,) = json.loads(result.stdout)
+    assert (warning["place"], warning["level"]) == ("streams.f.update.recipe", "warning")
+    assert "memory_balance" in warning["message"]
+    shown = run("--config", str(path), "config", "check").stdout
+    assert "memory_balance" in shown
+    assert "no fault" in shown
+    path.write_text(text % "mixup = 0.2, cutmix = 0.2")
+    result = run("--config", str(path), "config", "check", "--json")
+    assert result.exit_code == 2
+    assert "exclude each other" in json.loads(result.stdout)[0]["message"]
+
+
 def test_a_missing_configuration_says_how_to_get_one(tmp_path: Path) -> None:
     result = run("--config", str(tmp_path / "cls.toml"), "status")
     assert result.exit_code == 2
