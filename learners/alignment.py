@@ -45,7 +45,7 @@ def measure(
     recipe: Recipe,
     seed: int,
     by_regime: bool = False,
-) -> Alignment:
+) -> Alignment | None:
     """Compare the gradients of new rows and of rows in memory, at the weights as they are.
 
     Parameters
@@ -64,8 +64,8 @@ def measure(
 
     Returns
     -------
-    Alignment
-        Losses in the units of the train loss.
+    Alignment | None
+        Losses in the units of the train loss. None where one is not finite: the training will say in which batch.
     """
     random = generator(seed, ALIGN)
     chosen, kept = (torch.from_numpy(random.permutation(len(rows))[:ROWS]) for rows in (new, memory))
@@ -75,6 +75,8 @@ def measure(
     model.eval()
     try:
         new_loss, new_AP = _gradients(model, parameters, loss, new.inputs, new.target, chosen)
+        if not math.isfinite(new_loss):
+            return None
         constant = constant_loss(loss, new.target[chosen], model.schema.outputs)
         if not len(kept):
             return Alignment(new_loss, constant, rows=len(chosen))

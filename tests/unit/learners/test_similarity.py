@@ -189,7 +189,9 @@ def measured(
     memory = Memory.empty(1000, 0)
     strata = torch.zeros(len(old), dtype=torch.int64) if regime is None else regime
     memory.offer(old.inputs, old.target, torch.from_numpy(old.position), strata)
-    return measure(cast(Model, line), new, memory, MSE, seed, regime is not None)
+    found = measure(cast(Model, line), new, memory, MSE, seed, regime is not None)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.7, math.pi / 2, 2.0, math.pi])
