@@ -61,11 +61,13 @@ class Feed:
         """Return what step `step` sees."""
         new, again, replayed = self.batches.at(step)
         mine, slot = torch.from_numpy(np.concatenate([new, again])), torch.from_numpy(replayed)
-        inputs = tuple(tensor[mine] for tensor in self.train.inputs)
+        inputs = tuple(tensor.index_select(0, mine.to(tensor.device)) for tensor in self.train.inputs)
         target = self.train.target[mine]
         if len(slot):
             kept = zip(inputs, self.memory.inputs, strict=True)
-            inputs = tuple(torch.cat([some, more[slot].to(some.device)]) for some, more in kept)
+            inputs = tuple(
+                torch.cat([some, more.index_select(0, slot).to(some.device)]) for some, more in kept
+            )
             target = torch.cat([target, self.memory.target[slot].to(target.device)])
         return Step(
             self._varied(self._composed(inputs, target, mine, slot, len(new)), step), new, again, replayed

@@ -31,9 +31,9 @@ def mobility(consolidations: Sequence[Consolidation], strength: float) -> dict[s
     strength
         At least 0, see the formula.
     """
-    known = [kept for kept in consolidations if any(w.any() for w in kept.importance.values())]
-    if strength == 0 or not known:
+    if strength == 0:
         return {}
+    known = [kept for kept in consolidations if any(w.any() for w in kept.importance.values())]
     degree: dict[str, Tensor] = {}
     for kept in known:
         mean = _mean_of_positive(kept.importance)

@@ -5,7 +5,6 @@ Gradients are clipped by their joint norm; in fp16 the loss is scaled (`learners
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +59,11 @@ class Optimizer:
 
     def clip(self) -> Tensor:
         """Scale all gradients so that their norm is at most the recipe's, and return what it was."""
-        return torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip_norm or math.inf)
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        norm, most = torch.nn.utils.get_total_norm(gradients), self.recipe.clip_norm
+        if most and most / (norm + 1e-6) < 1:  # else they would be multiplied by one
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), most, norm)
+        return norm
 
     def overflowed(self, finite: bool) -> bool:
         """Adapt the scale of the loss, and tell whether a gradient that is not `finite` may be due to it alone."""

@@ -249,6 +249,28 @@ def test_frozen_parameters_have_no_information() -> None:
         torch.testing.assert_close(values, whole[name])
 
 
+def test_a_closed_form_that_vanishing_gradients_could_not_refute_is_tried_again() -> None:
+    model, inputs = example("tied", outputs=2)
+    head = cast(Tied, model).head
+    with torch.no_grad():
+        for weights in (torch.zeros_like(head.weight), torch.randn_like(head.weight)):
+            head.weight.copy_(weights)
+            for _ in range(2):
+                fisher = diagonal_fisher(model, inputs, "regression")
+    looped = looped_fisher(model, inputs, "regression", None)
+    for name, expected in looped.items():
+        torch.testing.assert_close(fisher[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_layer_of_another_kind_is_proven_anew() -> None:
+    model, inputs = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), (torch.randn(ROWS, 3),)
+    diagonal_fisher(model, inputs, "regression")
+    model[0] = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    fisher = diagonal_fisher(model, inputs, "regression")
+    for name, expected in looped_fisher(model, inputs, "regression", None).items():
+        torch.testing.assert_close(fisher[name], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_normalised_has_mean_one_whatever_the_scale() -> None:
     fisher = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[5.0]])}
     one = normalised(fisher)
