@@ -126,7 +126,12 @@ def publish(connection: Connection, job: Job, outcome: Outcome) -> None:
 
 def _update(job: Job, bench: Bench, stream: StreamConfig, control: Control) -> Outcome:
     parent = None if job.input.parent is None else load_checkpoint(bench, job.stream, job.input.parent)
-    base = parent if job.input.base is None else load_checkpoint(bench, job.stream, job.input.base)
+    base, missed_from = parent, None
+    if job.input.base is not None:
+        base = load_checkpoint(bench, job.stream, job.input.base)
+        with reading(bench.engine) as connection:
+            version = version_store.read_version(connection, job.stream, job.input.base)
+        missed_from = version.learned_up_to
     with _scratch(job, bench) as scratch:
         trained = train(
             job.input,
@@ -138,6 +143,7 @@ def _update(job: Job, bench: Bench, stream: StreamConfig, control: Control) -> O
             control.after_step,
             bench.models,
             scratch,
+            missed_from,
         )
     candidate = restore(trained.checkpoint, bench.models)
     champion = None if parent is None else restore(parent, bench.models)

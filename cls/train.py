@@ -60,6 +60,7 @@ def train(
     after_step: AfterStep,
     models: Mapping[str, str],
     scratch: Path,
+    missed_from: int | None = None,
 ) -> Trained:
     """Train on the labels [label_from, label_to) of a stream.
 
@@ -73,6 +74,9 @@ def train(
         Called after each step: reports progress, keeps snapshots, and raises to stop.
     scratch
         An empty directory for a memory that is kept on disk.
+    missed_from
+        For a version whose regime recurs, the first label position that it has not learned: it learns the rows since the onset,
+        and those before, of the regimes in between, are replayed from its memory.
 
     Raises
     ------
@@ -81,6 +85,12 @@ def train(
     """
     labelled = log.labelled(stream_name, job.label_from, job.label_to)
     rows, tune = of_role(labelled, Role.TRAIN), of_role(labelled, Role.TUNE)
+    missed = None
+    if missed_from is not None:
+        onset = job.onset or 0
+        rows, tune = (part.take(part.position >= onset) for part in (rows, tune))
+        missed = of_role(log.labelled(stream_name, missed_from, job.label_to), Role.TRAIN)
+        missed = missed.take(missed.position < onset)
     recipe = recipe_of(job, stream)
     allocate = mapped(scratch) if recipe.memory_disk else in_ram
     judged = recipe.patience or recipe.schedule == "plateau"
@@ -102,6 +112,7 @@ def train(
                 tune=tune,
                 retained=retained,
                 new_regime=job.onset is not None and job.base is None,
+                missed=missed,
                 similarity=similarity,
                 seed=job.seed,
                 models=models,

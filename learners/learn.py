@@ -50,6 +50,7 @@ def start(
     tune: Rows | None = None,
     retained: Rows | None = None,
     new_regime: bool = False,
+    missed: Rows | None = None,
     similarity: Similarity | None = None,
     seed: int = 0,
     models: Mapping[str, str] = NO_EXTRA,
@@ -73,6 +74,8 @@ def start(
         Rows for early stopping and the plateau: of the new regime, and of earlier ones. Without labelled ones there is neither.
     new_regime
         Whether these rows are the first of another regime: what was learned until now is consolidated before.
+    missed
+        Earlier rows that the parent did not learn and that others did: they go into its memory alone, to be replayed.
     similarity
         What is known of the likeness of these rows to what the parent learned, for a recipe that adapts. Gradients are
         compared in any case.
@@ -103,6 +106,9 @@ def start(
         teacher = outputs_of(learner.model, learner.model.encode(rows.columns))
     if learner.updates:
         _prepare(learner, rows, schema, recipe, new_regime, seed)
+    if missed is not None and len(unlearned := missed.labelled()):
+        learner.model.grow(unlearned.columns)
+        offer(learner, Encoded.of(learner.model, unlearned), recipe)
     train_rows, alignment = Encoded.of(learner.model, rows), None
     if recipe.adapt and learner.updates:
         alignment = measure(

@@ -97,6 +97,18 @@ def test_what_recurs_is_learned_from_the_version_that_fits(first: Checkpoint) ->
     assert from_fit.meta["passes"] < from_last.meta["passes"]
 
 
+def test_what_the_parent_missed_is_replayed_and_nothing_else(first: Checkpoint) -> None:
+    missed, rows = regime(-1.0, 800, 1, 1500, centre=4.0), regime(1.0, 400, 1, 4000)
+    training = start(first, rows, replace(DEFAULT, epochs=20.0), missed=missed, seed=3)
+    memory = training.memory
+    assert memory.seen == 1500 + 800
+    assert set(missed.position) <= set(memory.position.tolist())
+    assert not set(rows.position) & set(memory.position.tolist())
+    assert len(training.train) == 400
+    held_out = regime(-1.0, 1000, 1, 9000, centre=4.0)
+    assert error(run(training), held_out) < 0.5 * error(first, held_out)
+
+
 def test_the_recipe_that_was_meant_is_recorded_and_gone_on_with(first: Checkpoint) -> None:
     rows = regime(-1.0, 300, 1, 1500)
     training = start(first, rows, AUTO, seed=3)
