@@ -160,9 +160,11 @@ def _drifted(situation: Situation, episode: Episode, stream: StreamConfig) -> De
 def _likeness(assessment: Json, stream: StreamConfig) -> Json | None:
     """Return how like an earlier regime the new one is, where the recipe adapts to it and that is known."""
     recipe = known().get(stream.update.recipe)
-    adapts = stream.update.overrides.get("adapt", recipe is not None and recipe.adapt)
+    if recipe is None:
+        return None
+    recipe = replace(recipe, **stream.update.overrides)
     found: Json | None = assessment.get("similarity")
-    return found if adapts else None
+    return found if recipe.adapt and not recipe.fresh else None
 
 
 def _fits(version: int, loss: float, assessment: Json) -> bool:

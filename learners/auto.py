@@ -7,7 +7,7 @@ the scale, where a recipe stays as it is, and two where nothing is in common. Be
     penalties   strength divided by f: what is near is learned close to the anchors, what is far needs room
 
 The share of replayed rows stays, so that their number follows the epochs: with a larger share old rows outvote new ones where the two
-contradict each other, and the new regime is not learned.
+contradict each other, and the new regime is not learned. Where the network has become too small, a far regime widens it: `learners.growth`.
 A regime that recurs is learned from the version that fits (its checkpoint is the parent), by the distance from that.
 """
 

@@ -69,6 +69,7 @@ def pack(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "regime": learner.regime,
         "balance": learner.balance,
         "classes": sorted(learner.classes),
+        "cramped": learner.cramped,
         "pending_rows": learner.pending.rows,
         "memory": learner.memory.meta(),
     }
@@ -109,6 +110,7 @@ def restore_learner(
         meta["regime"],
         meta["balance"],
         frozenset(meta["classes"]),
+        meta["cramped"],
     )
     if units := under("units", tensors):
         learner.units = ContinualBackprop()

@@ -23,6 +23,7 @@ from learners.auto import adapted
 from learners.checkpoint import Checkpoint, restore_learner
 from learners.encoded import Encoded
 from learners.errors import CannotWorkWarning, NoUsableRowsError, ResumeMismatchError
+from learners.growth import grown
 from learners.learner import Learner
 from learners.memory import Memory
 from learners.models.base import Model
@@ -116,6 +117,8 @@ def start(
         )
         similarity = with_alignment(similarity, alignment)
         recipe = adapted(recipe, similarity)
+        if learner.cramped and similarity is not None and similarity.kind == "far":
+            learner = grown(learner, recipe.widest, seed)
     _note_classes(learner, train_rows, recipe)
     if recipe.rehearsal == "gdumb":
         offer(learner, train_rows, recipe)

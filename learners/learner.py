@@ -75,6 +75,7 @@ class Learner:
     regime: int = 0  # regimes before this one
     balance: str = "none"  # what the memory's strata are
     classes: frozenset[int] = frozenset()  # that there were rows of
+    cramped: bool = False  # whether the last training ended for want of weights, see learners.growth
 
     def parameters(self) -> Named:
         """Return the weights that are learned, by name."""

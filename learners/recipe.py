@@ -105,6 +105,9 @@ class Recipe:
     adapt: bool = (
         False  # let the likeness of the new regime to earlier ones change the recipe, see learners.auto
     )
+    widest: int = (
+        1024  # units that a hidden layer may grow to, when a recipe that adapts finds it too small; 0 = never
+    )
 
     def __post_init__(self) -> None:
         check(self)

@@ -126,4 +126,5 @@ RANGES: dict[str, Range] = {
     "freeze": _number(0, 1e6),
     "fresh": _SWITCH,
     "adapt": _SWITCH,
+    "widest": _whole(0),
 }

@@ -25,6 +25,7 @@ from learners.encoded import Encoded
 from learners.errors import DivergedError
 from learners.feed import Feed, Step
 from learners.fisher import diagonal_fisher
+from learners.growth import cramped
 from learners.herding import herding_priority
 from learners.learner import Learner, stratum_of
 from learners.losses import row_loss
@@ -32,6 +33,7 @@ from learners.models.base import Inputs
 from learners.objective import Batch, objective
 from learners.optimizer import Optimizer
 from learners.precision import forward
+from learners.quadratic import Consolidation
 from learners.recipe import Recipe
 from learners.schedule import Plateau, rate
 from learners.seeds import FISHER, FORWARD, RENEW, generator, seeded, torch_generator
@@ -210,8 +212,10 @@ class Training:
             for name, value in self.selection.chosen.items():
                 self.parameters[name].copy_(value)
         learner.updates += 1
+        fisher, rows = self._information() if recipe.needs_fisher else ({}, 0)
+        learner.cramped = self._cramped(fisher)
         if recipe.needs_fisher:
-            learner.pending = learner.pending.including(*self._information())
+            learner.pending = learner.pending.including(fisher, rows)
         if recipe.consolidate_every and learner.updates % recipe.consolidate_every == 0:
             learner.consolidate(recipe)
         learner.moments = self.optimizer.moments() if recipe.keep_optimizer else {}
@@ -253,14 +257,28 @@ class Training:
     def _information(self) -> tuple[dict[str, Tensor], int]:
         """Return the Fisher information of what was learned, and of how many rows it is."""
         recipe = self.recipe
-        rows = min(recipe.fisher_rows, len(self.train))
-        index = torch.from_numpy(generator(self.seed, FISHER).permutation(len(self.train))[:rows])
-        inputs = tuple(tensor[index] for tensor in self.train.inputs)
-        target = self.train.target[index]
+        (inputs, target), rows = self._sample(), min(recipe.fisher_rows, len(self.train))
         fisher = diagonal_fisher(self.model, inputs, self.task, recipe.fisher, target, seed=self.seed)
         backward = self.model.schema.outputs if recipe.fisher == "exact" else 1
         self.progress.passes += rows * (FORWARD_PASS + (1 - FORWARD_PASS) * backward)
         return fisher, rows
+
+    def _sample(self) -> tuple[Inputs, Tensor]:
+        """Return inputs and targets of `fisher_rows` new rows, by chance."""
+        order = generator(self.seed, FISHER).permutation(len(self.train))
+        index = torch.from_numpy(order[: self.recipe.fisher_rows])
+        return tuple(tensor[index] for tensor in self.train.inputs), self.train.target[index]
+
+    def _cramped(self, fisher: dict[str, Tensor]) -> bool:
+        """Whether the network is too small for the new rows beside what it knew; a recipe that does not adapt never looks."""
+        alignment = None if self.similarity is None else self.similarity.alignment
+        if alignment is None or alignment.memory_loss is None:
+            return False
+        inputs, target = self._sample()
+        self.progress.passes += len(target) * FORWARD_PASS
+        reached = self.row_loss(outputs_of(self.model, inputs), target).mean().item()
+        held, strength = self.penalties[0] if self.penalties and fisher else (Consolidation(), 0.0)
+        return cramped(reached, alignment.memory_loss, self.curve, held.importance, fisher, strength)
 
     def _outputs_to_keep(self) -> Tensor | None:
         """Return the (N, K) outputs to store: of the last visit, or of the rows as they are if only variations were visited."""

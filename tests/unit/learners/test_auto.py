@@ -12,6 +12,7 @@ from learners.auto import adapted
 from learners.checkpoint import Checkpoint, restore_model
 from learners.errors import ResumeMismatchError
 from learners.evaluate import losses
+from learners.growth import cramped
 from learners.learn import Training, resume, start
 from learners.models.tabular_config import TabularConfig
 from learners.recipe import RECIPES
@@ -137,3 +138,35 @@ def test_other_recipes_and_first_models_measure_nothing(first: Checkpoint) -> No
         assert training.similarity is None
         assert training.recipe == recipe
         assert training.progress.passes == 0
+
+
+def test_a_training_ends_cramped_only_where_it_stalled_above_what_was_known_and_is_bound() -> None:
+    flat, falling = [{"loss": 1.0}, {"loss": 0.99}], [{"loss": 1.0}, {"loss": 0.9}]
+    bound, free = {"w": torch.tensor([9.0, 0.0])}, {"w": torch.tensor([0.0, 9.0])}
+    needed = {"w": torch.tensor([1.0, 0.0])}
+    assert cramped(0.5, 0.1, flat, bound, needed, 1.0)
+    assert cramped(0.5, 0.1, flat, {}, {}, 0.0)
+    assert not cramped(0.5, 0.1, flat, free, needed, 1.0)
+    assert not cramped(0.5, 0.1, falling, bound, needed, 1.0)
+    assert not cramped(0.5, 0.1, flat[:1], bound, needed, 1.0)
+    assert not cramped(0.11, 0.1, flat, bound, needed, 1.0)
+
+
+def test_what_is_far_widens_a_network_that_was_cramped_and_keeps_its_outputs(first: Checkpoint) -> None:
+    far, near = regime(-1.0, 200, 1, 1500, centre=4.0), regime(1.0, 200, 1, 1500)
+    tight = replace(first, meta=first.meta | {"cramped": True})
+    training = start(tight, far, AUTO, seed=1)
+    assert training.model.spec()["config"]["hidden"] == [48, 48]
+    before, after = restore_model(first), training.model.eval()
+    assert torch.allclose(before(*before.encode(far.columns)), after(*after.encode(far.columns)), atol=1e-4)
+    snapshot = training.snapshot()
+    assert run(training).spec == run(resume(snapshot, far, AUTO)).spec
+    for parent, rows, recipe in (
+        (first, far, AUTO),
+        (tight, near, AUTO),
+        (tight, far, DEFAULT),
+        (tight, far, replace(AUTO, widest=0)),
+    ):
+        assert start(parent, rows, recipe, seed=1).model.spec()["config"]["hidden"] == [32, 32]
+    bounded = start(tight, far, replace(AUTO, widest=40), seed=1)
+    assert bounded.model.spec()["config"]["hidden"] == [40, 40]
