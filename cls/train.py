@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cls.config import StreamConfig
 from cls.domain import JobInput, Labelled, Role
@@ -95,11 +96,19 @@ def train(
     allocate = mapped(scratch) if recipe.memory_disk else in_ram
     judged = recipe.patience or recipe.schedule == "plateau"
     retained = _retained(job, stream_name, log) if judged else None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     similarity = None if job.similarity is None else Similarity.from_json(job.similarity)
     try:
         if snapshot is not None:
             training = resume(
-                snapshot, rows, recipe, tune=tune, retained=retained, models=models, allocate=allocate
+                snapshot,
+                rows,
+                recipe,
+                tune=tune,
+                retained=retained,
+                models=models,
+                allocate=allocate,
+                device=device,
             )
         else:
             training = start(
@@ -117,6 +126,7 @@ def train(
                 seed=job.seed,
                 models=models,
                 allocate=allocate,
+                device=device,
             )
     except NoUsableRowsError as error:
         raise BadData(f"labels {job.label_from} to {job.label_to}: {error}") from error
