@@ -159,12 +159,12 @@ def _drifted(situation: Situation, episode: Episode, stream: StreamConfig) -> De
 
 def _likeness(assessment: Json, stream: StreamConfig) -> Json | None:
     """Return how like an earlier regime the new one is, where the recipe adapts to it and that is known."""
-    recipe = known().get(stream.update.recipe)
-    if recipe is None:
-        return None
-    recipe = replace(recipe, **stream.update.overrides)
+    recipe, overrides = known().get(stream.update.recipe), stream.update.overrides
+    adapts, fresh = (
+        overrides.get(field, recipe is not None and getattr(recipe, field)) for field in ("adapt", "fresh")
+    )
     found: Json | None = assessment.get("similarity")
-    return found if recipe.adapt and not recipe.fresh else None
+    return found if adapts and not fresh else None
 
 
 def _fits(version: int, loss: float, assessment: Json) -> bool:

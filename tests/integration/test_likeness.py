@@ -13,6 +13,7 @@ import pytest
 
 from cls.backtest import _Simulation
 from cls.config import Config, StreamConfig
+from cls.jobs import load_checkpoint
 from storage import tables
 from storage.db import open_database, reading
 
@@ -86,7 +87,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     assert list(scratch.glob("*"))  # of each update, for its memory on disk
     assert not list(scratch.glob("*/scratch"))  # and gone with it
     with reading(engine) as connection:
-        found = {
+        found: dict[str, list[Any]] = {
             name: list(connection.execute(table.select().order_by(*table.primary_key)))
             for name, table in (
                 ("jobs", tables.jobs),
@@ -94,6 +95,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
                 ("versions", tables.versions),
             )
         }
+    found["checkpoints"] = [load_checkpoint(simulation.bench, "s", number) for number in (1, 2, 3)]
     engine.dispose()
     return found
 
@@ -130,6 +132,15 @@ def test_jobs_learn_as_decided(ran: dict[str, list[Any]]) -> None:
     assert back.input["base"] == 1
     assert back.result["similarity"]["kind"] == "recurring"
     assert back.result["train_rows"] < 250  # those since the onset; the regime in between is replayed
+
+
+def test_a_regime_begins_where_drift_was_decided_and_stopping_looks_at_earlier_ones(
+    ran: dict[str, list[Any]],
+) -> None:
+    metas = [checkpoint.meta for checkpoint in ran["checkpoints"]]
+    assert [meta["regime"] for meta in metas] == [0, 1, 0]  # the third goes on with the first's
+    assert all({"tune", "retained"} <= point.keys() for meta in metas[1:] for point in meta["curve"])
+    assert metas[2]["memory"]["seen"] > metas[1]["memory"]["seen"]  # it was offered what came between, too
 
 
 def test_what_came_back_is_served_from_where_it_was_left_and_what_was_between_is_not_lost(

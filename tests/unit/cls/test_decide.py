@@ -341,7 +341,10 @@ def test_a_recipe_that_adapts_goes_by_likeness(
     assert situation.to_json()["assessment"]["similarity"] == known.assessment["similarity"]  # type: ignore[index]
 
 
-@pytest.mark.parametrize("policy", [{}, {"recipe": "auto", "overrides": {"adapt": False}}])
+@pytest.mark.parametrize(
+    "policy",
+    [{}, {"recipe": "auto", "overrides": {"adapt": False}}, {"recipe": "auto", "overrides": {"fresh": True}}],
+)
 def test_other_recipes_go_on_as_if_likeness_were_not_known(policy: dict[str, Any]) -> None:
     better = replace(QUIET, episode=alike("recurring", 0.2, version=1, losses={1: 12.0, 2: 20.0}))
     decision = decide(better, stream(**policy))
