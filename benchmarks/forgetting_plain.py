@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.scenarios import Digits, Scenario
+from benchmarks.shifting import shifted
 
 RATE = 1e-3  # of Adam
 BATCH_ROWS = 128  # new rows; a memory's batch comes on top, and is as large
@@ -45,6 +46,7 @@ class Plain:
     method: Literal["naive", "joint", "er", "ewc"]
     memory_rows: int = 0
     ewc_lambda: float = 0.0
+    shift: int = 0  # pixels that images are moved by, at most
 
 
 def network(classes: int) -> nn.Sequential:
@@ -85,6 +87,8 @@ def learn(scenario: Scenario, plain: Plain) -> Run:
                 image, target = image_NI[index_B], target_N[index_B]
                 if epoch == 0 and plain.memory_rows:
                     reservoir.offer(image, target)
+                if plain.shift:
+                    image = shifted(image, plain.shift, generator)
                 if remembered:
                     drawn = torch.randint(len(remembered[1]), (BATCH_ROWS,), generator=generator)
                     image = torch.cat([image, remembered[0][drawn]])
