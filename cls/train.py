@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from learners.schema import Schema
 from learners.similarity import Similarity
 from learners.slots import in_ram
 from learners.training import StepReport, Training
+
+MISSED_ROWS = 50_000  # labels that are read at a time of those that a version of a recurring regime missed
 
 AfterStep = Callable[[Training, StepReport], None]
 
@@ -77,7 +79,8 @@ def train(
         An empty directory for a memory that is kept on disk.
     missed_from
         For a version whose regime recurs, the first label position that it has not learned: it learns the rows since the onset,
-        and those before, of the regimes in between, are replayed from its memory.
+        and those before, of the regimes in between, are replayed from its memory. They are read once, `MISSED_ROWS` at a time, and a
+        resumed run has them in its snapshot.
 
     Raises
     ------
@@ -86,12 +89,11 @@ def train(
     """
     labelled = log.labelled(stream_name, job.label_from, job.label_to)
     rows, tune = of_role(labelled, Role.TRAIN), of_role(labelled, Role.TUNE)
-    missed = None
+    missed: Iterator[Rows] = iter(())
     if missed_from is not None:
         onset = job.onset or 0
         rows, tune = (part.take(part.position >= onset) for part in (rows, tune))
-        missed = of_role(log.labelled(stream_name, missed_from, job.label_to), Role.TRAIN)
-        missed = missed.take(missed.position < onset)
+        missed = _missed(log, stream_name, missed_from, job.label_to, onset)
     recipe = recipe_of(job, stream)
     allocate = mapped(scratch) if recipe.memory_disk else in_ram
     judged = recipe.patience or recipe.schedule == "plateau"
@@ -138,6 +140,13 @@ def train(
     overhead = passes - stepped + _measured(training)
     effort = job.effort * training.recipe.epochs / recipe.epochs
     return Trained(checkpoint, passes, overhead, training.curve, len(rows), effort)
+
+
+def _missed(log: SampleLog, stream_name: str, first: int, stop: int, onset: int) -> Iterator[Rows]:
+    """Yield the train rows before `onset` whose labels are [first, stop), in blocks and in order."""
+    for low in range(first, stop, MISSED_ROWS):
+        rows = of_role(log.labelled(stream_name, low, min(low + MISSED_ROWS, stop)), Role.TRAIN)
+        yield rows.take(rows.position < onset)
 
 
 def _retained(job: JobInput, stream_name: str, log: SampleLog) -> Rows | None:

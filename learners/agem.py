@@ -15,10 +15,13 @@ from torch import Tensor
 
 @torch.no_grad()
 def project(gradients: Sequence[Tensor], reference: Sequence[Tensor]) -> bool:
-    """Project the gradients, in place, off the reference where they point against it; return whether they did."""
+    """Project the gradients, in place, off the reference where they point against it; return whether they did.
+
+    A reference that is not finite makes the gradients so, too: the step that it does not bound is not to be taken.
+    """
     dot = sum((g * ref).sum() for g, ref in zip(gradients, reference, strict=True))
     norm = sum(ref.square().sum() for ref in reference)
-    if not (dot < 0 and norm > 0):
+    if norm == 0 or (dot >= 0 and norm < torch.inf):
         return False
     for gradient, ref in zip(gradients, reference, strict=True):
         gradient.sub_(ref * (dot / norm))

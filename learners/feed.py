@@ -69,20 +69,17 @@ class Feed:
                 torch.cat([some, more.index_select(0, slot).to(some.device)]) for some, more in kept
             )
             target = torch.cat([target, self.memory.target[slot].to(target.device)])
-        return Step(
-            self._varied(self._composed(inputs, target, mine, slot, len(new)), step), new, again, replayed
-        )
+        batch = self._varied(self._composed(inputs, target, mine, slot, len(new)), len(mine), step)
+        return Step(batch, new, again, replayed)
 
     def _composed(self, inputs: Inputs, target: Tensor, mine: Tensor, slot: Tensor, new: int) -> Batch:
         rows, again = len(target), len(mine) - new
-        weight = weights(self.recipe, (new, again, len(slot)), len(self.train), self.memory.seen)
-        task = weight.task
-        if self._class_weight is not None:
-            task[: new + again] *= self._class_weight[target[: new + again].cpu()]
+        kept = self.memory.outputs[slot] if self.recipe.distils and self.memory.outputs is not None else None
+        known = None if kept is None else kept.isfinite().any(dim=1)
+        weight = weights(self.recipe, (new, again, len(slot)), len(self.train), self.memory.seen, known)
         stored = teacher = teacher_weight = masked = None
-        if weight.stored is not None and self.memory.outputs is not None:
-            stored = torch.full((rows, self.memory.outputs.shape[1]), torch.nan)
-            stored[len(mine) :] = self.memory.outputs[slot]
+        if weight.stored is not None and kept is not None:
+            stored = torch.cat([torch.full((len(mine), kept.shape[1]), torch.nan), kept])
         if self.teacher is not None:
             teacher, teacher_weight = torch.zeros(rows, self.teacher.shape[1]), torch.zeros(rows)
             teacher[:new], teacher_weight[:new] = self.teacher[mine[:new]], 1 / new
@@ -92,7 +89,7 @@ class Feed:
         return Batch(
             inputs,
             target,
-            task.to(target.device),
+            weight.task.to(target.device),
             stored=_on(target.device, stored),
             stored_weight=_on(target.device, weight.stored),
             teacher=_on(target.device, teacher),
@@ -100,16 +97,31 @@ class Feed:
             masked=_on(target.device, masked),
         )
 
-    def _varied(self, batch: Batch, step: int) -> Batch:
-        recipe, inputs = self.recipe, batch.inputs
+    def _varied(self, batch: Batch, mine: int, step: int) -> Batch:
+        recipe, inputs, weight = self.recipe, batch.inputs, batch.weight
+        by_class = self._by_class(batch.target, mine)
         if recipe.augment:
             inputs = self.model.augment(inputs, torch_generator(self.seed, AUGMENT, step))
         if not (recipe.mixup or recipe.cutmix):
-            return replace(batch, inputs=inputs)
+            return replace(batch, inputs=inputs, weight=weight * by_class)
         kind: Kind = "mixup" if recipe.mixup else "cutmix"
         random = generator(self.seed, MIX, step)
         mixed = mix(inputs, batch.target, kind, recipe.mixup or recipe.cutmix, random, self.model.image)
-        return replace(batch, inputs=mixed.inputs, partner=mixed.target_b, partner_share=1 - mixed.share_B)
+        return replace(
+            batch,
+            inputs=mixed.inputs,
+            weight=weight * by_class,
+            partner=mixed.target_b,
+            partner_weight=weight * by_class[mixed.partner_B],
+            partner_share=1 - mixed.share_B,
+        )
+
+    def _by_class(self, target: Tensor, mine: int) -> Tensor:
+        """Return the (B,) factors of the task loss on each row's own target: a replayed row's is one."""
+        factor = torch.ones(len(target))
+        if self._class_weight is not None:
+            factor[:mine] = self._class_weight[target[:mine].cpu()]
+        return factor.to(target.device)
 
 
 @dataclass(frozen=True, eq=False)

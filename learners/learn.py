@@ -11,7 +11,7 @@ A stream of small updates stays in memory: `learner = training.conclude()`, and 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -51,7 +51,7 @@ def start(
     tune: Rows | None = None,
     retained: Rows | None = None,
     new_regime: bool = False,
-    missed: Rows | None = None,
+    missed: Iterable[Rows] = (),
     similarity: Similarity | None = None,
     seed: int = 0,
     models: Mapping[str, str] = NO_EXTRA,
@@ -76,7 +76,7 @@ def start(
     new_regime
         Whether these rows are the first of another regime: what was learned until now is consolidated before.
     missed
-        Earlier rows that the parent did not learn and that others did: they go into its memory alone, to be replayed.
+        Earlier rows, in blocks, that the parent did not learn and that others did: they go into its memory alone, to be replayed.
     similarity
         What is known of the likeness of these rows to what the parent learned, for a recipe that adapts. Gradients are
         compared in any case.
@@ -107,9 +107,7 @@ def start(
         teacher = outputs_of(learner.model, learner.model.encode(rows.columns))
     if learner.updates:
         _prepare(learner, rows, schema, recipe, new_regime, seed)
-    if missed is not None and len(unlearned := missed.labelled()):
-        learner.model.grow(unlearned.columns)
-        offer(learner, Encoded.of(learner.model, unlearned), recipe)
+    _recall(learner, missed, recipe)
     train_rows, alignment = Encoded.of(learner.model, rows), None
     if recipe.adapt and learner.updates:
         alignment = measure(
@@ -201,6 +199,14 @@ def _prepare(
     if schema is not None and schema.classes:
         learner.model.grow_classes(schema.classes)
     learner.forget(recipe)
+
+
+def _recall(learner: Learner, missed: Iterable[Rows], recipe: Recipe) -> None:
+    """Let the memory see what was not learned, block by block."""
+    for block in missed:
+        if len(rows := block.labelled()):
+            learner.model.grow(rows.columns)
+            offer(learner, Encoded.of(learner.model, rows), recipe)
 
 
 def _note_classes(learner: Learner, train: Encoded, recipe: Recipe) -> None:

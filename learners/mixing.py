@@ -31,6 +31,7 @@ class Mixed:
     inputs: tuple[Tensor, ...]  # as the model's `forward` takes them
     target_b: Tensor  # (B,) class of the partner; of a regression the mixed target
     share_B: Tensor  # (B,) float32: share of the loss on the row's own target; of a regression 0
+    partner_B: Tensor  # (B,) int64: which row of the batch is the partner
 
 
 def mix(
@@ -71,8 +72,10 @@ def mix(
     )
     share_B = share_B.to(target.device)
     if target.is_floating_point():
-        return Mixed(mixed, torch.lerp(target[partner_B], target, share_B), torch.zeros_like(share_B))
-    return Mixed(mixed, target[partner_B], share_B)
+        return Mixed(
+            mixed, torch.lerp(target[partner_B], target, share_B), torch.zeros_like(share_B), partner_B
+        )
+    return Mixed(mixed, target[partner_B], share_B, partner_B)
 
 
 def _mix(own: Tensor, other: Tensor, keep: Tensor, share_B: Tensor | None) -> Tensor:

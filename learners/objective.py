@@ -2,7 +2,8 @@
 
     sum_i w_i l(out_i, y_i)  +  alpha sum_i u_i |out_i - z_i|^2  +  lambda sum_i v_i D_T(out_i, t_i)
 
-with targets y, outputs z stored in memory, and outputs t of the parent. Weights are normalised over the whole batch, so
+with targets y, outputs z stored in memory, and outputs t of the parent. Of a row that is a mixture (`learners.mixing`), the first term
+is lambda_i w_i l(out_i, y_i) + (1 - lambda_i) w'_i l(out_i, y'_i), with its partner's target and weight. Weights are normalised over the whole batch, so
 that it may be passed through the network in parts.
 
 Shapes: B rows of a batch, new ones first, K outputs.
@@ -30,6 +31,7 @@ class Batch:
     target: Tensor  # (B,)
     weight: Tensor  # (B,) of the task loss
     partner: Tensor | None = None  # (B,) targets of the rows that these were mixed with
+    partner_weight: Tensor | None = None  # (B,) of the task loss on that target
     partner_share: Tensor | None = None  # (B,) how much of the partner is in the mixture
     stored: Tensor | None = None  # (B, K) outputs from memory, NaN where there are none
     stored_weight: Tensor | None = None  # (B,)
@@ -58,10 +60,11 @@ class Batch:
 def objective(out_BK: Tensor, batch: Batch, recipe: Recipe, row_loss: RowLoss, task: Task) -> Tensor:
     """Return the sum of the module's docstring, in the units of the task loss."""
     scores_BK = out_BK if batch.masked is None else out_BK.masked_fill(batch.masked, -torch.inf)
-    loss_B = row_loss(scores_BK, batch.target)
-    if batch.partner is not None and batch.partner_share is not None:
-        loss_B = torch.lerp(loss_B, row_loss(scores_BK, batch.partner), batch.partner_share)
-    loss = (batch.weight * loss_B).sum()
+    loss_B = batch.weight * row_loss(scores_BK, batch.target)
+    if batch.partner is not None and batch.partner_weight is not None and batch.partner_share is not None:
+        partner_B = batch.partner_weight * row_loss(scores_BK, batch.partner)
+        loss_B = torch.lerp(loss_B, partner_B, batch.partner_share)
+    loss = loss_B.sum()
     if batch.stored is not None and batch.stored_weight is not None:
         distance_B = squared_distance(out_BK, batch.stored)
         loss = loss + recipe.distil_weight * (batch.stored_weight * distance_B).sum()

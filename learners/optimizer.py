@@ -66,7 +66,10 @@ class Optimizer:
         return norm
 
     def overflowed(self, finite: bool) -> bool:
-        """Adapt the scale of the loss, and tell whether a gradient that is not `finite` may be due to it alone."""
+        """Adapt the scale of a finite loss, and tell whether a gradient that is not `finite` may be due to it alone.
+
+        The scale is no excuse for a loss that is not finite: that was computed without it.
+        """
         if self.scale is None:
             return False
         exhausted, self.scale = self.scale.exhausted, self.scale.after(finite)

@@ -1,7 +1,8 @@
 """What replayed rows count for, beside new ones.
 
 er      their task loss                                   (experience replay; Chaudhry et al. 2019, arXiv:1902.10486)
-der     the distance to the outputs stored with them      (Buzzega et al. 2020, arXiv:2004.07211, eq. 5)
+der     the distance to the outputs stored with them      (Buzzega et al. 2020, arXiv:2004.07211, eq. 5);
+        their task loss where none are
 der++   both                                              (eq. 6)
 a-gem   their task loss, as a bound on the step alone     (learners.agem)
 gdumb   nothing: a new network learns the memory alone    (Prabhu et al. 2020; learners.learn)
@@ -29,7 +30,9 @@ class Weights:
     stored: Tensor | None  # (n + a + m,) of the distance to stored outputs
 
 
-def weights(recipe: Recipe, parts: tuple[int, int, int], rows: int, seen: int) -> Weights:
+def weights(
+    recipe: Recipe, parts: tuple[int, int, int], rows: int, seen: int, known_M: Tensor | None = None
+) -> Weights:
     """Return what each row of a batch weighs.
 
     New rows and replayed ones have the weights of their numbers in the batch, or ("seen") of the `rows` that are learned and those that were
@@ -43,6 +46,9 @@ def weights(recipe: Recipe, parts: tuple[int, int, int], rows: int, seen: int) -
         New rows in the whole training.
     seen
         Rows that the memory had been offered before.
+    known_M
+        (m,) whether a row from memory has stored outputs; None if none has any. It has none if it was learned by a recipe that does not
+        store them, or was never visited, as where `max_steps` ended the training.
     """
     new, again, memory = parts
     replayed = again + memory
@@ -55,9 +61,9 @@ def weights(recipe: Recipe, parts: tuple[int, int, int], rows: int, seen: int) -
     share = seen / (seen + rows) if recipe.replay_weight == "seen" else replayed / (new + replayed)
     task[:new] = (1 - share) / new
     task[new:] = share / replayed
-    if not recipe.distils or not memory:
+    if not recipe.distils or known_M is None or not memory:
         return Weights(task, None)
     if recipe.rehearsal == "der":
-        task[new + again :] = 0.0
-    stored[new + again :] = share / memory
+        task[new + again :] *= ~known_M
+    stored[new + again :] = known_M * (share / memory)
     return Weights(task, stored)

@@ -137,8 +137,9 @@ class Training:
         if path is not None:
             path.before_step(self.parameters)
         pulls = [quadratic.pull(self.parameters, kept, strength) for kept, strength in self.penalties]
-        finite = bool(loss.isfinite() and self.optimizer.clip().isfinite())
-        overflowed = self.optimizer.overflowed(finite)
+        computed = bool(loss.isfinite())
+        finite = computed and bool(self.optimizer.clip().isfinite())
+        overflowed = computed and self.optimizer.overflowed(finite)
         if not (finite or overflowed):
             raise DivergedError(step, self._positions(seen))
         size = 0.0 if overflowed else rate(recipe, step, self.batches.steps, self.plateau.multiplier)
@@ -231,11 +232,12 @@ class Training:
         self.optimizer.zero_grad()
         with seeded(self.seed, FORWARD, step):  # dropout, too, depends on seed and step alone
             if self.recipe.rehearsal == "a-gem" and len(batch) > new:
-                self._backward(batch.rows(new, len(batch)))
+                bound, _ = self._backward(batch.rows(new, len(batch)))
                 reference = [p.grad for p in self.parameters.values() if p.grad is not None]
                 self.optimizer.zero_grad()
                 loss, out_BK = self._backward(batch.rows(0, new))
                 agem.project([p.grad for p in self.parameters.values() if p.grad is not None], reference)
+                loss = torch.where(bound.isfinite(), loss, bound)  # one that is not finite bounds nothing
             else:
                 loss, out_BK = self._backward(batch)
         self.optimizer.unscale()

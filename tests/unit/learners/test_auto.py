@@ -100,7 +100,8 @@ def test_what_recurs_is_learned_from_the_version_that_fits(first: Checkpoint) ->
 
 def test_what_the_parent_missed_is_replayed_and_nothing_else(first: Checkpoint) -> None:
     missed, rows = regime(-1.0, 800, 1, 1500, centre=4.0), regime(1.0, 400, 1, 4000)
-    training = start(first, rows, replace(DEFAULT, epochs=20.0), missed=missed, seed=3)
+    blocks = [missed.take(index) for index in np.split(np.arange(800), [0, 300])]
+    training = start(first, rows, replace(DEFAULT, epochs=20.0), missed=blocks, seed=3)
     memory = training.memory
     assert memory.seen == 1500 + 800
     assert set(missed.position) <= set(memory.position.tolist())
