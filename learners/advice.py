@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from learners.recipe import Recipe
+from learners.schedule import PATIENCE
 from learners.schema import Schema
 
 _PROTECT = ("ewc_lambda", "si_lambda", "lwf_lambda", "freeze")
@@ -29,6 +30,7 @@ def cannot_work(recipe: Recipe, schema: Schema, *, new_classes: bool = False) ->
         *_of_new_classes(recipe, new_classes),
         *_of_rehearsal(recipe),
         *_of_fresh(recipe),
+        *_of_steps(recipe),
         *_of_task(recipe, schema),
     ]
 
@@ -55,14 +57,26 @@ def _of_rehearsal(recipe: Recipe) -> Iterator[str]:
 def _of_fresh(recipe: Recipe) -> Iterator[str]:
     if not recipe.fresh:
         return
-    kept = [name for name in _PROTECT if getattr(recipe, name)]
-    if recipe.rehearsal != "gdumb" and _has_memory(recipe):
+    kept = [name for name in (*_PROTECT, "adapt", "keep_optimizer") if getattr(recipe, name)]
+    if _has_memory(recipe):
         kept.append("replay_share")
     if kept:
         yield (
             f"{' and '.join(kept)} need a parent, and fresh starts from new weights and an empty memory: set fresh to "
-            f"false, or {' and '.join(kept)} to 0"
+            f"false, or {' and '.join(kept)} to 0 or false"
         )
+
+
+def _of_steps(recipe: Recipe) -> Iterator[str]:
+    judged = f"plateau cuts the step size after {PATIENCE} epochs without a lower tune loss"
+    if recipe.schedule == "plateau" and recipe.epochs <= PATIENCE + 1:
+        yield f"schedule {judged}: with {recipe.epochs:g} epochs it hardly ever does. Raise epochs, or set schedule to 'cosine'"
+    if recipe.schedule == "plateau" and 0 < recipe.patience <= PATIENCE:
+        yield f"schedule {judged}, and patience {recipe.patience} stops by then: raise patience"
+    if recipe.recency_rows and not _has_memory(recipe):
+        yield f"recency_rows has no rows to weigh: {_REHEARSE}"
+    if recipe.plasticity == "shrink-perturb" and (recipe.ewc_lambda or recipe.si_lambda):
+        yield "plasticity 'shrink-perturb' moves weights that ewc_lambda or si_lambda pull back: use 'continual-backprop', or set them to 0"
 
 
 def _of_task(recipe: Recipe, schema: Schema) -> Iterator[str]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from learners.continual_backprop import ContinualBackprop
+from learners.errors import ResumeMismatchError
 from learners.learner import Learner, Pending
 from learners.memory import Memory
 from learners.models.base import Model
@@ -22,7 +23,7 @@ from learners.quadratic import Consolidation
 from learners.si import PathIntegral
 from learners.slots import Allocate, in_ram
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +94,20 @@ def restore_model(checkpoint: Checkpoint, models: Mapping[str, str] = NO_EXTRA) 
 def restore_learner(
     checkpoint: Checkpoint, models: Mapping[str, str] = NO_EXTRA, allocate: Allocate = in_ram
 ) -> Learner:
-    """Return the learner of a checkpoint, with tensors of its own; errors as for `restore_model`."""
+    """Return the learner of a checkpoint, with tensors of its own.
+
+    Raises
+    ------
+    UnknownModelError
+        As for `restore_model`.
+    ResumeMismatchError
+        If another release wrote it, with another state: its model still predicts.
+    """
     meta, tensors = checkpoint.meta, checkpoint.tensors
+    if meta["format"] != FORMAT:
+        raise ResumeMismatchError(
+            f"this learner was stored in format {meta['format']}, and {FORMAT} is read here: train a new one, with a fresh recipe"
+        )
     path = under("path", tensors)
     learner = Learner(
         restore_model(checkpoint, models),

@@ -95,16 +95,17 @@ def start(
         If no train row has a finite target.
     UnsuitableRowsError
         If the columns or targets do not fit the model.
+    ResumeMismatchError
+        If another release wrote the parent.
+    ValueError
+        If the recipe keeps its memory on disk and there is no place for it.
     """
     rows = _usable(train)
-    if parent is None or recipe.fresh:
+    learner = _continued(parent, recipe, models, allocate)
+    if learner is None:
         learner = _new(schema, model, config, rows, recipe, seed, models, allocate)
-    else:
-        learner = restore_learner(parent, models, allocate) if isinstance(parent, Checkpoint) else parent
     learner = learner.on(device)
-    teacher = None
-    if recipe.lwf_lambda and learner.updates:
-        teacher = outputs_of(learner.model, learner.model.encode(rows.columns))
+    teacher = _teacher(learner, rows, recipe)
     if learner.updates:
         _prepare(learner, rows, schema, recipe, new_regime, seed)
     _recall(learner, missed, recipe)
@@ -122,7 +123,7 @@ def start(
         offer(learner, train_rows, recipe)
         learner.learned_up_to = max(int(rows.position.max()), learner.learned_up_to or 0)
         learner = replace(learner, model=_network_like(learner.model, seed, learner.updates))
-    training = _training(learner, train_rows, tune, retained, teacher, recipe, seed, identity(rows.position))
+    training = _training(learner, train_rows, tune, retained, teacher, recipe, seed, identity(rows))
     if alignment is not None:
         training.similarity = similarity
         training.progress.passes += alignment.rows
@@ -156,7 +157,7 @@ def resume(
     recipe = adapted(recipe, similarity)
     if meta["recipe"] != asdict(recipe):
         raise ResumeMismatchError("the snapshot was trained by another recipe")
-    origin = identity(rows.position)
+    origin = identity(rows)
     if meta["train"] != origin:
         raise ResumeMismatchError("the snapshot was trained on other rows")
     learner = restore_learner(snapshot, models, allocate).on(device)
@@ -165,6 +166,18 @@ def resume(
     training.similarity = similarity
     training.restore(snapshot)
     return training
+
+
+def _continued(
+    parent: Checkpoint | Learner | None, recipe: Recipe, models: Mapping[str, str], allocate: Allocate
+) -> Learner | None:
+    """Return the learner that goes on, None if a new one begins."""
+    goes_on = not recipe.fresh
+    if isinstance(parent, Learner) and goes_on:
+        return parent
+    if recipe.memory_disk and allocate is in_ram:
+        raise ValueError("recipe: memory_disk needs a place: pass allocate=learners.mapped.mapped(directory)")
+    return restore_learner(parent, models, allocate) if isinstance(parent, Checkpoint) and goes_on else None
 
 
 def _new(
@@ -199,6 +212,13 @@ def _prepare(
     if schema is not None and schema.classes:
         learner.model.grow_classes(schema.classes)
     learner.forget(recipe)
+
+
+def _teacher(learner: Learner, rows: Rows, recipe: Recipe) -> Tensor | None:
+    """Return what the parent says of the new rows, before anything about it changes."""
+    if not (recipe.lwf_lambda and learner.updates):
+        return None
+    return outputs_of(learner.model, learner.model.encode(rows.columns))
 
 
 def _recall(learner: Learner, missed: Iterable[Rows], recipe: Recipe) -> None:
@@ -242,7 +262,7 @@ def _training(
     teacher: Tensor | None,
     recipe: Recipe,
     seed: int,
-    origin: Mapping[str, int],
+    origin: Mapping[str, Any],
 ) -> Training:
     if recipe.rehearsal == "gdumb":
         memory, device = learner.memory, train.target.device

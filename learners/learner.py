@@ -47,7 +47,7 @@ def stratum_of(target_N: Tensor, recipe: Recipe, task: Task, regime: int) -> Ten
     ValueError
         If it balances classes where there are none.
     """
-    if recipe.memory_balance == "class":
+    if recipe.memory_balance == "class" or (recipe.memory_balance == "auto" and task == "classification"):
         if task != "classification":
             raise ValueError(
                 "recipe: memory_balance 'class' needs classes: use 'regime' or 'none' for a regression"

@@ -59,12 +59,12 @@ class Recipe:
     class_mask: Literal["none", "ace"] = (
         "none"  # ace: new rows compete only among the classes of the new rows
     )
-    augment: bool = False  # show the model's own variations of each row
+    augment: bool = False  # show variations of each row, of models that have any (images)
     mixup: float = 0.0  # alpha of MixUp; 0 = off
     cutmix: float = 0.0  # alpha of CutMix; 0 = off
 
     # What it ends with
-    patience: int = 0  # epochs without a better loss on tune rows, fresh and retained, before stopping; 0 = never stop early
+    patience: int = 0  # epochs without a better loss on tune rows, fresh and retained, before stopping; 0 = never stop early; else the mean of iterates is not used
     average_share: float = 0.5  # the last share of the steps whose iterates are averaged; 0 = last iterate
 
     # Rehearsal
@@ -79,9 +79,11 @@ class Recipe:
     # Memory
     memory_rows: int = 20_000  # rows that it holds at most; 0 = no memory
     memory_bytes: int | None = None  # bytes that its rows take at most; None = as rows say
-    memory_balance: Literal["none", "class", "regime"] = "none"  # what has equal shares of it
+    memory_balance: Literal["none", "class", "regime", "auto"] = (
+        "none"  # what has equal shares of it; auto: classes, if there are any
+    )
     memory_order: Literal["random", "herding"] = "random"  # which rows of a share stay
-    memory_disk: bool = False  # keep the rows in files that are mapped into memory
+    memory_disk: bool = False  # keep the rows in files that are mapped into memory, at `allocate`
 
     # Penalties
     ewc_lambda: float = 0.01  # weight of elastic weight consolidation, see learners.ewc; 0 = none
@@ -99,7 +101,7 @@ class Recipe:
     # Parameters
     freeze: float = 0.0  # how strongly important weights are held, see learners.freezing; 0 = not at all
     plasticity: Literal["none", "shrink-perturb", "continual-backprop"] = (
-        "none"  # guard against its loss, see learners.plasticity
+        "none"  # guard against its loss: at the start of a regime, or unit by unit
     )
     fresh: bool = False  # start from new weights and preprocessing instead of the parent's
     adapt: bool = (
@@ -144,6 +146,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "gdumb": replace(
             _NO_PENALTY,
             rehearsal="gdumb",
+            memory_balance="auto",
             replay_share=0.0,
             epochs=20.0,
             schedule="cosine",

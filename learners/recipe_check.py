@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 if TYPE_CHECKING:
     from learners.recipe import Recipe
+
+
+# What only the weights of a parent give a meaning to.
+_OF_A_PARENT = (
+    "ewc_lambda",
+    "si_lambda",
+    "lwf_lambda",
+    "freeze",
+    "keep_optimizer",
+    "fresh",
+    "adapt",
+    "recency_rows",
+)
 
 
 class Range(NamedTuple):
@@ -28,21 +41,40 @@ def check(recipe: Recipe) -> None:
         value = getattr(recipe, field)
         if value not in choices:
             raise ValueError(f"recipe: {field} must be one of {', '.join(choices)}, not {value!r}")
-    if recipe.mixup and recipe.cutmix:
-        raise ValueError("recipe: mixup and cutmix exclude each other: set one of them to 0")
+    for reason, together in _contradictions(recipe):
+        if together:
+            raise ValueError(f"recipe: {reason}")
+
+
+def _contradictions(recipe: Recipe) -> Iterator[tuple[str, bool]]:
+    """Yield what excludes each other, and whether a recipe asks for it."""
     mixes = recipe.mixup > 0 or recipe.cutmix > 0
-    if mixes and (recipe.distils or recipe.lwf_lambda or recipe.class_mask == "ace"):
-        raise ValueError(
-            "recipe: mixup and cutmix do not go with der, lwf_lambda or class_mask: no outputs are known of mixtures"
-        )
-    if recipe.compile and recipe.checkpoint_activations:
-        raise ValueError(
-            "recipe: compile and checkpoint_activations exclude each other: set one of them to false"
-        )
-    if recipe.rehearsal == "gdumb" and not recipe.memory_rows:
-        raise ValueError(
-            "recipe: rehearsal 'gdumb' learns from the memory alone: memory_rows must be above 0"
-        )
+    asks_outputs = recipe.distils or recipe.lwf_lambda > 0 or recipe.class_mask == "ace"
+    yield "mixup and cutmix exclude each other: set one of them to 0", recipe.mixup > 0 and recipe.cutmix > 0
+    yield (
+        "mixup and cutmix do not go with der, lwf_lambda or class_mask: no outputs are known of mixtures",
+        mixes and asks_outputs,
+    )
+    yield (
+        "compile and checkpoint_activations exclude each other: set one of them to false",
+        recipe.compile and recipe.checkpoint_activations,
+    )
+    apart = recipe.rehearsal == "a-gem"
+    yield (
+        "mixup and cutmix do not go with rehearsal 'a-gem', which takes new and replayed rows apart",
+        apart and mixes,
+    )
+    yield (
+        "replay_weight 'seen' does not go with rehearsal 'a-gem', which weighs no replayed rows",
+        apart and recipe.replay_weight == "seen",
+    )
+    anew = recipe.rehearsal == "gdumb"
+    yield (
+        "rehearsal 'gdumb' learns from the memory alone: memory_rows must be above 0",
+        anew and not recipe.memory_rows,
+    )
+    kept = [name for name in _OF_A_PARENT if getattr(recipe, name)]
+    yield f"rehearsal 'gdumb' learns new weights: {' and '.join(kept)} must be off", anew and bool(kept)
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any, Self
 from learners.recipe import Recipe
 
 THRESHOLD = 1e-4  # share of the lowest loss by which a loss must lie below it to count as lower
+PATIENCE = 2  # judgements in a row without a lower loss that make a plateau
 FLOOR = 1e-3  # smallest multiplier of the step size
 
 
@@ -42,7 +43,7 @@ class Plateau:
     lowest: float | None = None  # loss since the first judgement
     waited: int = 0  # judgements since the loss was lower, or since the last cut
 
-    def judge(self, *losses: float, factor: float = 0.5, patience: int = 2) -> Plateau:
+    def judge(self, *losses: float, factor: float = 0.5, patience: int = PATIENCE) -> Plateau:
         """Return what follows after one more validation.
 
         Parameters

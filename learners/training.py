@@ -9,6 +9,7 @@ Shapes: N new rows, B rows of a batch, K outputs.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,6 +36,7 @@ from learners.optimizer import Optimizer
 from learners.precision import forward
 from learners.quadratic import Consolidation
 from learners.recipe import Recipe
+from learners.rows import Rows
 from learners.schedule import Plateau, rate
 from learners.seeds import FISHER, FORWARD, RENEW, generator, seeded, torch_generator
 from learners.selection import Selection
@@ -85,7 +87,7 @@ class Training:
         teacher: Tensor | None,
         recipe: Recipe,
         seed: int,
-        origin: Mapping[str, int],
+        origin: Mapping[str, Any],
     ) -> None:
         self.origin = dict(origin)
         self.similarity: Similarity | None = None  # that the recipe was adapted to
@@ -329,9 +331,13 @@ class Training:
         return Checkpoint(self.model.spec(), held | tensors, meta)
 
 
-def identity(position: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, int]:
-    """Return what tells train rows at these positions from others."""
-    return {"rows": len(position), "first": int(position.min()), "last": int(position.max())}
+def identity(rows: Rows) -> dict[str, Any]:
+    """Return what tells train rows from others; plain JSON."""
+    position, digest = rows.position, hashlib.blake2b(digest_size=16)
+    for values in (position, rows.target):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    first, last = int(position.min()), int(position.max())
+    return {"rows": len(position), "first": first, "last": last, "digest": digest.hexdigest()}
 
 
 @torch.no_grad()

@@ -64,8 +64,6 @@ class Network(Model):
         self.scale, self.schema = scale, schema
         shape = self.arguments.get("shape")
         self.image = shape if isinstance(shape, tuple) and len(shape) == 3 else None
-        shape = self.arguments.get("shape")
-        self.image = shape if isinstance(shape, tuple) and len(shape) == 3 else None
         features = len(schema.numeric)
         self.register_buffer("numeric_mean", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("numeric_scale", torch.ones(features, dtype=torch.float64))

@@ -3,6 +3,7 @@
 import json
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from torch.nn import functional
 
 from learners.batches import Batches
 from learners.checkpoint import restore_model
-from learners.errors import CannotWorkWarning
+from learners.errors import CannotWorkWarning, ResumeMismatchError
 from learners.evaluate import losses
 from learners.learn import Checkpoint, Training, start
+from learners.mapped import mapped
 from learners.models.tabular import TabularNetwork
 from learners.models.tabular_config import TabularConfig
 from learners.recipe import RECIPES, Recipe
@@ -143,6 +145,27 @@ def test_new_classes_without_old_rows_are_warned_of() -> None:
         with warned:
             child = run(start(parent, digits(40, (2,)), RECIPES[name]))
         run(start(child, digits(80, (0, 2)), RECIPES[name]))  # they are not new any more
+
+
+def test_a_memory_on_disk_needs_a_place(tmp_path: Path) -> None:
+    rows, recipe = regime(0, 100, centre=1.0), replace(RECIPES["replay"], memory_disk=True, memory_rows=50)
+    with pytest.raises(ValueError, match="memory_disk needs a place"):
+        start(None, rows, recipe, schema=SCHEMA, config=CONFIG)
+    parent = run(start(None, rows, recipe, schema=SCHEMA, config=CONFIG, allocate=mapped(tmp_path)))
+    in_ram = run(start(None, rows, replace(recipe, memory_disk=False), schema=SCHEMA, config=CONFIG))
+    assert list(tmp_path.iterdir())
+    assert all(torch.equal(parent.tensors[name], tensor) for name, tensor in in_ram.tensors.items())
+
+
+def test_a_checkpoint_of_another_release_is_refused_as_a_parent_and_still_predicts() -> None:
+    rows = regime(0, 60, centre=1.0)
+    checkpoint = run(start(None, rows, PLAIN, schema=SCHEMA, config=CONFIG))
+    old = replace(checkpoint, meta={**checkpoint.meta, "format": 2})
+    with pytest.raises(ResumeMismatchError, match="stored in format 2"):
+        start(old, rows, PLAIN)
+    assert np.array_equal(
+        restore_model(old).predict(rows.columns), restore_model(checkpoint).predict(rows.columns)
+    )
 
 
 def test_meta_and_spec_are_json() -> None:

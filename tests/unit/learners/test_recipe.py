@@ -100,6 +100,10 @@ def test_recipes_by_name() -> None:
         ({"mixup": 0.2, "cutmix": 0.2}, "mixup and cutmix"),
         ({"mixup": 0.2, "rehearsal": "der"}, "mixup and cutmix"),
         ({"compile": True, "checkpoint_activations": True}, "checkpoint_activations"),
+        ({"rehearsal": "a-gem", "mixup": 0.2}, "'a-gem', which takes new and replayed rows apart"),
+        ({"rehearsal": "a-gem", "replay_weight": "seen"}, "weighs no replayed rows"),
+        ({"rehearsal": "gdumb", "ewc_lambda": 1.0, "adapt": True}, "ewc_lambda and adapt must be off"),
+        ({"rehearsal": "gdumb", "ewc_lambda": 0.0, "fresh": True}, "fresh must be off"),
         ({"rehearsal": "gdumb", "memory_rows": 0}, "memory_rows"),
     ],
 )
