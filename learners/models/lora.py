@@ -105,6 +105,7 @@ class Lora(Backbone):
         finally:
             for name, layer in adapters.items():
                 _replace(self.inner, name, layer)
+        self._freeze()  # what learns was told without the adapters
 
     def merged(self) -> Model:
         """Return the plain network with the adapters' products added to its weights: the same predictions."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detectors.columns import Categorical
 from learners.errors import UnsuitableModelError
 from learners.fisher import diagonal_fisher
-from learners.learn import start
+from learners.learn import resume, start
 from learners.models.backbone import Backbone
 from learners.models.backbone_config import BackboneConfig, belongs
 from learners.models.base import Model
@@ -170,6 +170,42 @@ def test_classes_are_added_to_a_head_that_learns_and_refused_by_a_frozen_one() -
     frozen = backbone("mlp", ("body.2",), fresh=False, classes=schema_of("mlp").classes)
     with pytest.raises(UnsuitableModelError, match="frozen head"):
         frozen.grow_classes(("no", "yes", "maybe", "d"))
+
+
+@pytest.mark.parametrize("trainable", [("head",), ("head", "body.2")])
+def test_with_a_head_that_grew_the_same_parts_learn_and_a_training_resumed_ends_alike(
+    trainable: tuple[str, ...],
+) -> None:
+    recipe = replace(RECIPES["ewc+replay"], epochs=2.0, batch_rows=16, memory_rows=20)
+    parent = start(
+        None,
+        table(0),
+        recipe,
+        schema=schema_of("mlp"),
+        model="backbone",
+        config=backbone_of(trained("mlp"), trainable),
+    )
+    while not parent.done:
+        parent.step()
+    checkpoint, more = parent.finish(), table(1, classes=4)
+    whole, broken = (
+        start(checkpoint, more, recipe, schema=schema_of("mlp", ("no", "yes", "maybe", "never")))
+        for _ in range(2)
+    )
+    before = state(whole.model)
+    while not whole.done:
+        whole.step()
+    after = state(whole.model)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    learned = {name for name, p in whole.model.named_parameters() if belongs(name, trainable)}
+    assert changed == learned == parent.parameters.keys()
+    broken.step()
+    again = resume(broken.snapshot(), more, recipe)
+    while not again.done:
+        again.step()
+    ends = whole.finish().tensors, again.finish().tensors
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
 
 
 def test_new_categories_leave_a_frozen_network_as_it_is() -> None:

@@ -187,6 +187,35 @@ def test_a_head_may_learn_beside_the_adapters() -> None:
         adapted().grow_classes(("no", "yes", "maybe", "never"))
 
 
+@pytest.mark.parametrize("kill", [0, 2])
+def test_adapters_go_on_learning_beside_a_head_that_grew_and_so_does_a_training_resumed(kill: int) -> None:
+    config = lora_of(plain(), replace(CONFIG, trainable=("head",)))
+    parent = start(None, table(0), RECIPE, schema=SCHEMA, model="lora", config=config)
+    while not parent.done:
+        parent.step()
+    checkpoint, more = parent.finish(), table(1, classes=4)
+    wider = replace(SCHEMA, classes=(*SCHEMA.classes, "never"))
+    whole, broken = (start(checkpoint, more, RECIPE, schema=wider) for _ in range(2))
+    assert whole.model.encode(more.columns)[0].shape == (
+        40,
+        len(NUMERIC),
+    )  # rows, not features of a frozen network
+    before = learned(whole.model)
+    assert before.keys() == learned(parent.model).keys()
+    while not whole.done:
+        whole.step()
+    after = learned(whole.model)
+    assert all(not torch.equal(after[name], before[name]) for name in before)
+    for _ in range(kill):
+        broken.step()
+    again = resume(broken.snapshot(), more, RECIPE)
+    while not again.done:
+        again.step()
+    ends = whole.finish().tensors, again.finish().tensors
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
+
+
 def test_without_peft_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UnsuitableModelError, match=r"pip install 'cls-continual\[lora\]'"):
