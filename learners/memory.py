@@ -184,8 +184,7 @@ class Memory:
         capacity = self._affordable(capacity)
         if capacity == self.capacity:
             return
-        self.strata.capacity = capacity
-        self._vacate(self.strata.shrink())
+        self._vacate(self.strata.resize(capacity))
         if self.slots.length > capacity:
             self.slots.move(capacity)
 

@@ -69,8 +69,9 @@ class Strata:
         heappush(stratum.held, (-priority, -position, slot))
         return slot
 
-    def shrink(self) -> list[int]:
-        """Return the slots of the rows beyond the capacity, which are dropped."""
+    def resize(self, capacity: int) -> list[int]:
+        """Change the capacity; return the slots of the rows beyond it, which are dropped."""
+        self.capacity, self._largest = capacity, None
         dropped = [self._drop(self._find_largest()) for _ in range(self.held - self.capacity)]
         self.held -= len(dropped)
         return dropped

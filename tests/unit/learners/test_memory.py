@@ -238,6 +238,22 @@ def test_a_larger_memory_does_not_favour_what_comes_later() -> None:
     assert held(untouched) == brute_force([0] * 37, 20, seed=0)
 
 
+@pytest.mark.parametrize("capacity", [6, 40])
+def test_after_a_change_of_size_it_goes_on_like_one_that_was_restored(capacity: int) -> None:
+    for seed in range(20):
+        memory = Memory.empty(10, seed)
+        offer(memory, 0, [0, 1, 2] * 20)
+        bounds = memory.strata.bounds
+        saved = {name: tensor.clone() for name, tensor in memory.tensors().items()}
+        restored = Memory.restore(saved, json.loads(json.dumps(memory.meta())))
+        for one in (memory, restored):
+            one.resize(capacity)
+            offer(one, 60, [0, 1, 2] * 100)
+        assert_same(memory, restored)
+        below = Counter(n % 3 for n, u in enumerate(priorities(seed, 360)) if u < bounds[n % 3])
+        assert Counter(memory.stratum.tolist()) == quotas(below, capacity, seed)  # fair among what may enter
+
+
 def test_without_capacity_nothing_is_kept_or_counted() -> None:
     memory = Memory.empty(6, seed=3)
     offer(memory, 0, [0] * 30)
