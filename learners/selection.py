@@ -6,6 +6,7 @@ advance (Polyak and Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,9 +53,10 @@ class Selection:
                 mean.lerp_(parameter, 1 / (step - self.average_after))
 
     def judge(self, loss: float, parameters: Named) -> None:
-        """Note the loss on tune rows at the end of an epoch."""
+        """Note the loss on tune rows at the end of an epoch; one that is not finite is never the best."""
         self.scalars["epoch"] += 1
-        if self.scalars["best_loss"] is None or loss < self.scalars["best_loss"]:
+        best = self.scalars["best_loss"]
+        if math.isfinite(loss) and (best is None or loss < best):
             self.scalars.update(best_loss=loss, best_epoch=self.scalars["epoch"])
             self.best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
