@@ -5,7 +5,9 @@ With features phi of unit length and their mean mu, the k-th row is
     p_k = argmin_x || mu - 1/k (phi(x) + sum_{j<k} phi(p_j)) ||
 
 among the rows not yet chosen, so that each beginning of the order is a good sample, and a memory that has to give up
-rows drops them from the end. As a priority of `learners.memory` the order is rank / n.
+rows drops them from the end. As a priority of `learners.memory` the order is (rank + u) / n, with the random number u
+of the row: of many small offers each has the same chance to bring one of the rows that stay, as by reservoir sampling,
+which it is where n = 1; the rank alone would let nothing in after the first of each offer have taken all slots.
 
 Shapes: N rows, H features.
 """
@@ -16,8 +18,10 @@ import torch
 from torch import Tensor
 
 
-def herding_priority(features_NH: Tensor, stratum_N: Tensor, most: int | None = None) -> Tensor:
-    """Return rank / n of every row in the herding order of the n rows of its stratum.
+def herding_priority(
+    features_NH: Tensor, stratum_N: Tensor, uniform_N: Tensor, most: int | None = None
+) -> Tensor:
+    """Return (rank + u) / n of every row in the herding order of the n rows of its stratum.
 
     Parameters
     ----------
@@ -25,6 +29,8 @@ def herding_priority(features_NH: Tensor, stratum_N: Tensor, most: int | None = 
         Features of the rows, such as `model.represent`'s.
     stratum_N
         The stratum of each row.
+    uniform_N
+        Random number u in [0, 1) of each row: the memory's `uniform`.
     most
         Rows to order in each stratum; the others follow as they came. No more than a memory's capacity are needed,
         and the time is proportional to them.
@@ -38,7 +44,7 @@ def herding_priority(features_NH: Tensor, stratum_N: Tensor, most: int | None = 
     priority_N = torch.empty(len(phi_NH), dtype=torch.float64)
     for name in set(stratum_N.tolist()):
         index_n = (stratum_N == name).nonzero().flatten().cpu()
-        priority_N[index_n] = _rank(phi_NH[index_n], most) / len(index_n)
+        priority_N[index_n] = (_rank(phi_NH[index_n], most) + uniform_N[index_n]) / len(index_n)
     return priority_N
 
 

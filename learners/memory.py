@@ -150,7 +150,7 @@ class Memory:
             return
         rows = {f"inputs.{number}": tensor for number, tensor in enumerate(inputs)}
         rows |= {"target": target, "position": position.long(), "stratum": stratum.long()}
-        rows["priority"] = self._random(len(target)) if priority is None else priority.double()
+        rows["priority"] = self.uniform(len(target)) if priority is None else priority.double()
         _check_lengths(rows if outputs is None else {**rows, "outputs": outputs})
         if priority is not None and not bool(priority.isfinite().all()):
             raise ValueError(
@@ -169,6 +169,12 @@ class Memory:
                 rows["outputs"] = _padded(outputs, len(target), self.output_columns)
             self.slots.write(list(source), rows, list(source.values()))
         self.seen += len(target)
+
+    def uniform(self, rows: int) -> Tensor:
+        """Return the (rows,) float64 random numbers in [0, 1) of the next rows, which by default are their priorities."""
+        return torch.from_numpy(
+            np.random.Generator(np.random.PCG64(self.seed).advance(self.seen)).random(rows)
+        )
 
     def resize(self, capacity: int) -> None:
         """Change the capacity; a changed `bytes_max` takes effect, too.
@@ -260,11 +266,6 @@ class Memory:
 
     def _view(self, name: str, dtype: torch.dtype) -> Tensor:
         return self.slots[name] if self.slots.names else torch.empty(0, dtype=dtype)
-
-    def _random(self, rows: int) -> Tensor:
-        return torch.from_numpy(
-            np.random.Generator(np.random.PCG64(self.seed).advance(self.seen)).random(rows)
-        )
 
     def _fit(self, rows: Mapping[str, Tensor], columns: int) -> None:
         """Take the layout of the first rows, later give outputs more columns; and keep within `bytes_max`."""

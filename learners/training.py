@@ -361,7 +361,8 @@ def offer(learner: Learner, rows: Encoded, recipe: Recipe, outputs: Tensor | Non
         learner.model.eval()
         with torch.no_grad():
             features_NH = learner.model.represent(*rows.inputs)
-        priority = herding_priority(features_NH, stratum, most=learner.memory.capacity)
+        uniform = learner.memory.uniform(len(rows))
+        priority = herding_priority(features_NH, stratum, uniform, most=learner.memory.capacity)
     learner.memory.offer(
         rows.inputs, rows.target, torch.from_numpy(rows.position), stratum, outputs=outputs, priority=priority
     )
