@@ -49,8 +49,10 @@ class Batches:
         share, new = self.replay_share, order_N[first:last]
         if share == 0:
             return new, np.empty(0, np.int64), np.empty(0, np.int64)
-        uniform = generator(self.seed, REPLAY, step).random(round(len(new) * share / (1 - share)))
-        again, uniform = np.split(uniform, [round(len(uniform) * self.again)])
+        random = generator(self.seed, REPLAY, step)
+        more, less = random.random(2)  # rounding by chance: the shares are exact in expectation
+        uniform = random.random(math.floor(len(new) * share / (1 - share) + more))
+        again, uniform = np.split(uniform, [math.floor(len(uniform) * self.again + less)])
         drawn = np.searchsorted(self._cumulative, uniform * self._cumulative[-1], side="right")
         return new, (again * self.new_rows).astype(np.int64), np.minimum(drawn, len(self.weights) - 1)
 

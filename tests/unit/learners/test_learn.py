@@ -1,6 +1,7 @@
 """The loop against plain training, and against forgetting."""
 
 import json
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,23 @@ def test_an_epoch_sees_every_new_row_once_and_replay_has_its_share() -> None:
         assert len(replayed) / (len(new) + len(replayed)) == pytest.approx(0.6, abs=0.02)
         assert max(len(new) + len(replayed) for new, _, replayed in epoch) <= 50
     assert not np.array_equal(epochs[0][0][0], epochs[1][0][0])
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "again"), [(1, 0.2, 0.0), (1, 0.3, 0.4), (3, 0.4, 0.3), (2, 0.9, 0.25)]
+)
+def test_the_shares_of_small_batches_are_exact_in_expectation(rows: int, share: float, again: float) -> None:
+    recipe = replace(PLAIN, replay_share=share, batch_rows=4)
+    numbers = []
+    for seed in range(4000):  # of updates with as few rows
+        batches = Batches(rows, np.ones(9), recipe, seed, again)
+        new, current, replayed = batches.at(0)
+        assert all(map(np.array_equal, batches.at(0), (new, current, replayed)))
+        wanted = len(new) * share / (1 - share)
+        assert len(current) + len(replayed) in (math.floor(wanted), math.ceil(wanted))
+        numbers.append((len(current) + len(replayed) - wanted, len(current) - wanted * again))
+    error = np.array(numbers)
+    assert (np.abs(error.mean(0)) <= 4 * error.std(0) / len(error) ** 0.5 + 1e-9).all()
 
 
 def test_replay_follows_the_weights() -> None:
