@@ -93,7 +93,7 @@ def train(
     if missed_from is not None:
         onset = job.onset or 0
         rows, tune = (part.take(part.position >= onset) for part in (rows, tune))
-        missed = _missed(log, stream_name, missed_from, job.label_to, onset)
+        missed = missed_rows(log, stream_name, missed_from, job.label_to, onset)
     recipe = recipe_of(job, stream)
     allocate = mapped(scratch) if recipe.memory_disk else in_ram
     judged = recipe.patience or recipe.schedule == "plateau"
@@ -142,7 +142,7 @@ def train(
     return Trained(checkpoint, passes, overhead, training.curve, len(rows), effort)
 
 
-def _missed(log: SampleLog, stream_name: str, first: int, stop: int, onset: int) -> Iterator[Rows]:
+def missed_rows(log: SampleLog, stream_name: str, first: int, stop: int, onset: int) -> Iterator[Rows]:
     """Yield the train rows before `onset` whose labels are [first, stop), in blocks and in order."""
     for low in range(first, stop, MISSED_ROWS):
         rows = of_role(log.labelled(stream_name, low, min(low + MISSED_ROWS, stop)), Role.TRAIN)
