@@ -1,7 +1,8 @@
 """The whole state of a learner as named tensors and JSON: what is stored, moved and resumed from.
 
 Tensor names: `model.*` weights and buffers; `ewc.*` and `si.*` what is consolidated (`importance`, `anchor`); `pending.*` and `path.*` what is not
-yet; `units.*` how useful hidden units are; `memory.*` the rows held; `optimizer.*` Adam's moments; while training also `training.*`.
+yet; `units.*` how useful hidden units are; `memory.*` the rows held; `optimizer.*` Adam's moments; `rates.*` what is known of each layer's
+gradient; while training also `training.*`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def pack(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
         **prefixed("path", learner.path.tensors() if learner.path is not None else {}),
         **prefixed("units", learner.units.tensors() if learner.units is not None else {}),
         **prefixed("optimizer", learner.moments),
+        **prefixed("rates", learner.rates),
         **prefixed("memory", learner.memory.tensors()),
     }
     meta = {
@@ -112,18 +114,17 @@ def restore_learner(
     learner = Learner(
         restore_model(checkpoint, models),
         Memory.restore(under("memory", tensors), meta["memory"], allocate=allocate),
-        Consolidation(under("ewc.importance", tensors), under("ewc.anchor", tensors)),
-        Pending(under("pending", tensors), meta["pending_rows"]),
-        Consolidation(under("si.importance", tensors), under("si.anchor", tensors)),
-        None,
-        None,
-        {name: tensor.clone() for name, tensor in under("optimizer", tensors).items()},
-        meta["learned_up_to"],
-        meta["updates"],
-        meta["regime"],
-        meta["balance"],
-        frozenset(meta["classes"]),
-        meta["cramped"],
+        ewc=Consolidation(under("ewc.importance", tensors), under("ewc.anchor", tensors)),
+        pending=Pending(under("pending", tensors), meta["pending_rows"]),
+        si=Consolidation(under("si.importance", tensors), under("si.anchor", tensors)),
+        moments={name: tensor.clone() for name, tensor in under("optimizer", tensors).items()},
+        rates=under("rates", tensors),  # which are replaced, not written into
+        learned_up_to=meta["learned_up_to"],
+        updates=meta["updates"],
+        regime=meta["regime"],
+        balance=meta["balance"],
+        classes=frozenset(meta["classes"]),
+        cramped=meta["cramped"],
     )
     if units := under("units", tensors):
         learner.units = ContinualBackprop()

@@ -9,6 +9,8 @@ utility get fresh incoming weights, outgoing weights of zero, utility and age of
 into the bias of the next layer, so that the network's outputs hardly change; Adam's moments of their weights begin anew.
 
 Units are looked at every `PERIOD` steps, on the rows of that step: the decay and the rate are those of as many steps.
+Steps are counted from training to training, so that many small updates are looked at as one long one is. Layers of
+which a part is frozen are left alone.
 
 Shapes: B rows of a batch, H units of a hidden layer, R units replaced.
 """
@@ -41,12 +43,13 @@ class ContinualBackprop:
 
     def __init__(self, rate: float = RATE, maturity: int = MATURITY) -> None:
         self.rate, self.maturity = rate, maturity
-        self._state: dict[str, Tensor] = {}  # by `<layer>.<key>`
+        self._state: dict[
+            str, Tensor
+        ] = {}  # by `<layer>.<key>`, and `steps`; what has no units stays on the CPU
 
     @torch.no_grad()
     def after_step(
         self,
-        step: int,
         model: nn.Module,
         inputs: tuple[Tensor, ...],
         moments: Mapping[str, Tensor],
@@ -56,18 +59,19 @@ class ContinualBackprop:
 
         Parameters
         ----------
-        step
-            Number of the step just taken, from 0.
         inputs
-            Its batch, which the model is passed once more, in eval mode.
+            Batch of the step just taken, which the model is passed once more, in eval mode.
         moments
             Adam's state by `<parameter>.exp_avg` and `.exp_avg_sq`; changed in place.
         generator
             Of new weights, on the CPU.
         """
-        if (step + 1) % PERIOD:
+        steps = self._state.setdefault("steps", torch.zeros((), dtype=torch.int64))
+        steps += 1
+        if steps.item() % PERIOD:
             return 0
-        return sum(self._look_at(hidden, moments, generator) for hidden in hidden_layers(model, inputs))
+        learned = [hidden for hidden in hidden_layers(model, inputs) if hidden.learned]
+        return sum(self._look_at(hidden, moments, generator) for hidden in learned)
 
     def _look_at(self, hidden: Hidden, moments: Mapping[str, Tensor], generator: torch.Generator) -> int:
         utility_H, mean_H, age_H, due = self._of(hidden)
@@ -104,6 +108,12 @@ class ContinualBackprop:
             )
         utility_H, mean_H, age_H, due = (self._state[key] for key in keys)
         return utility_H, mean_H, age_H, due
+
+    def on(self, device: torch.device | str) -> None:
+        """Move what is known of units to where the network is."""
+        self._state = {
+            name: tensor.to(device) if tensor.dim() else tensor for name, tensor in self._state.items()
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what `restore` needs."""

@@ -90,7 +90,9 @@ class LayerRates:
         return {"signal": self._signal_L.clone(), "power": self._power_L.clone(), "observed": observed}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a snapshot's `tensors`."""
+        """Go on from `tensors`; without any, or with those of another number of layers, begin anew."""
+        if not tensors or len(tensors["signal"]) != len(self.layers):
+            return
         self._signal_L, self._power_L = tensors["signal"].clone(), tensors["power"].clone()
         self._observed = int(tensors["observed"])
 

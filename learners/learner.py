@@ -70,6 +70,9 @@ class Learner:
         None  # how useful each hidden unit is, where a recipe renews those that are not
     )
     moments: Named = field(default_factory=dict)  # of Adam, by parameter; where a recipe keeps them
+    rates: Named = field(
+        default_factory=dict
+    )  # what is known of each layer's gradient, where step sizes are by layer
     learned_up_to: int | None = None  # newest position in the sample log
     updates: int = 0  # trainings so far
     regime: int = 0  # regimes before this one
@@ -93,6 +96,8 @@ class Learner:
         self.pending = Pending(_moved(self.pending.fisher, device), self.pending.rows)
         if self.path is not None:
             self.path = PathIntegral.restore(_moved(self.path.tensors(), device), self.parameters())
+        if self.units is not None:
+            self.units.on(device)
         return self
 
     def forget(self, recipe: Recipe) -> None:
@@ -105,6 +110,8 @@ class Learner:
             self.units = None
         if not recipe.keep_optimizer:
             self.moments = {}
+        if not recipe.layerwise:
+            self.rates = {}
         self.memory.bytes_max = recipe.memory_bytes
         self.memory.resize(recipe.memory_rows)
         if self.balance != recipe.memory_balance:

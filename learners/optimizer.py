@@ -23,14 +23,22 @@ class Optimizer:
     ----------
     moments
         Adam's state by `<parameter>.<key>` to go on with. Parameters that are new or have grown begin without one.
+    rates
+        What `LayerRates` knew of the gradients, to go on with; may be empty.
     """
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], recipe: Recipe, moments: Mapping[str, Tensor]
+        self,
+        parameters: Mapping[str, Tensor],
+        recipe: Recipe,
+        moments: Mapping[str, Tensor],
+        rates: Mapping[str, Tensor],
     ) -> None:
         self.parameters, self.recipe = parameters, recipe
         self.scale = LossScale() if recipe.precision == "fp16" else None
         self.rates = LayerRates(list(parameters), recipe.layerwise) if recipe.layerwise else None
+        if self.rates is not None:
+            self.rates.restore(rates)
         groups = [list(parameters)] if self.rates is None else list(self.rates.layers.values())
         self._adam = torch.optim.AdamW(
             [{"params": [parameters[name] for name in names]} for names in groups],
@@ -88,15 +96,13 @@ class Optimizer:
         self._adam.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a snapshot needs beside the moments."""
+        """Return what is known of each layer's gradient, where step sizes are by layer."""
         return self.rates.tensors() if self.rates is not None else {}
 
-    def restore(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
-        """Go on from a snapshot's `tensors` and `scalars`."""
+    def restore(self, scalars: Mapping[str, Any]) -> None:
+        """Go on from a snapshot's `scalars`."""
         if self.scale is not None:
             self.scale = LossScale.restore(scalars["scale"])
-        if self.rates is not None:
-            self.rates.restore(tensors)
 
     def moments(self) -> dict[str, Tensor]:
         """Return Adam's state by `<parameter>.<key>`; the tensors change with the next step."""

@@ -30,6 +30,11 @@ class Hidden:
     outgoing: nn.Linear  # weight (outputs, H)
     features_BH: Tensor  # activations of the batch; leading dimensions, if more than one, are merged
 
+    @property
+    def learned(self) -> bool:
+        """Whether all weights around the units are learned."""
+        return all(p.requires_grad for layer in (self.incoming, self.outgoing) for p in layer.parameters())
+
 
 @torch.no_grad()
 def hidden_layers(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Hidden]:

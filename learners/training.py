@@ -102,7 +102,7 @@ class Training:
         self.selection = Selection(recipe.patience, round(self.batches.steps * (1 - recipe.average_share)))
         self.plateau = Plateau()
         self.network = Choice(self.model, False, "not asked for")
-        self.optimizer = Optimizer(self.parameters, recipe, learner.moments)
+        self.optimizer = Optimizer(self.parameters, recipe, learner.moments, learner.rates)
         consolidated = [
             (kept.aligned(self.parameters), strength)
             for kept, strength in ((learner.ewc, recipe.ewc_lambda), (learner.si, recipe.si_lambda))
@@ -153,9 +153,7 @@ class Training:
                 path.after_step(self.parameters)
             if self.learner.units is not None:
                 random = torch_generator(self.seed, RENEW, step)
-                self.learner.units.after_step(
-                    step, self.model, seen.batch.inputs, self.optimizer.moments(), random
-                )
+                self.learner.units.after_step(self.model, seen.batch.inputs, self.optimizer.moments(), random)
 
         if self.visited is not None:
             self.visited[torch.from_numpy(seen.new)] = out_BK[: len(seen.new)].cpu()
@@ -170,11 +168,10 @@ class Training:
 
     def snapshot(self) -> Checkpoint:
         """Return a checkpoint to resume from."""
-        self.learner.moments = self.optimizer.moments()
+        self.learner.moments, self.learner.rates = self.optimizer.moments(), self.optimizer.tensors()
         tensors = {
             **prefixed("training.best", self.selection.best),
             **prefixed("training.average", self.selection.average),
-            **prefixed("training.optimizer", self.optimizer.tensors()),
         }
         for name, tensor in (("visited", self.visited), ("teacher", self.feed.teacher)):
             if tensor is not None:
@@ -199,7 +196,7 @@ class Training:
         self.plateau = Plateau.restore(meta["plateau"])
         if meta["compiled"]:
             self.network = Choice(compile_equal(self.model), True, "as before the interruption")
-        self.optimizer.restore(under("optimizer", tensors), meta["optimizer"])
+        self.optimizer.restore(meta["optimizer"])
         if self.visited is not None:
             self.visited.copy_(tensors["visited"])
 
@@ -222,6 +219,7 @@ class Training:
         if recipe.consolidate_every and learner.updates % recipe.consolidate_every == 0:
             learner.consolidate(recipe)
         learner.moments = self.optimizer.moments() if recipe.keep_optimizer else {}
+        learner.rates = self.optimizer.tensors()
         learner.learned_up_to = max(int(self.train.position.max()), learner.learned_up_to or 0)
         if recipe.rehearsal != "gdumb":  # which was offered them before it began
             offer(learner, self.train, recipe, self._outputs_to_keep())

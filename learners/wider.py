@@ -21,7 +21,7 @@ def with_width(
     generator: np.random.Generator,
     noise: float = 0.0,
 ) -> Learner:
-    """Return a learner whose network is wider; it takes over the memory; Adam's moments begin anew.
+    """Return a learner whose network is wider; it takes over the memory; Adam's moments and layer-wise rates begin anew.
 
     Parameters
     ----------
@@ -44,6 +44,7 @@ def with_width(
         si=widening.consolidation(learner.si),
         units=None,  # how useful units are is learned anew
         moments={},
+        rates={},
     )
     if learner.path is not None:
         wide.path = _path(learner.path, widening, wide)

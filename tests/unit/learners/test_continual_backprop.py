@@ -34,8 +34,7 @@ def after(
     renewal: ContinualBackprop, model: nn.Module, steps: range, moments: dict[str, Tensor] | None = None
 ) -> int:
     return sum(
-        renewal.after_step(step, model, (X_BF,), moments or {}, torch_generator(0, RENEW, step))
-        for step in steps
+        renewal.after_step(model, (X_BF,), moments or {}, torch_generator(0, RENEW, step)) for step in steps
     )
 
 
@@ -146,6 +145,17 @@ def test_a_layer_that_was_widened_begins_with_young_units() -> None:
     assert renewal.tensors()["first.age"].tolist() == [PERIOD] * 30
 
 
+@pytest.mark.parametrize("frozen", ["first.weight", "last.weight", "first.bias", "last.bias"])
+def test_layers_of_which_a_part_is_frozen_are_left_alone(frozen: str) -> None:
+    model, renewal = network(), ContinualBackprop(rate=1.0, maturity=0)
+    model.get_parameter(frozen).requires_grad_(False)
+    before = weights(model)
+    assert after(renewal, model, range(50)) == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(model), strict=True))
+    model.requires_grad_(True)
+    assert after(renewal, model, range(50, 60)) == 20
+
+
 def test_a_network_without_hidden_relu_layers_is_left_alone() -> None:
     model = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 3))
     assert after(ContinualBackprop(rate=1.0, maturity=0), model, range(50)) == 0
@@ -166,6 +176,6 @@ def test_a_network_on_cuda_is_renewed_as_on_the_cpu() -> None:
             (there, renewals[1], moments),
         ):
             inputs = (X_BF.to(model.last.weight.device),)
-            renewal.after_step(step, model, inputs, state, torch_generator(0, RENEW, step))
+            renewal.after_step(model, inputs, state, torch_generator(0, RENEW, step))
     for a, b in zip(weights(here), weights(there), strict=True):
         torch.testing.assert_close(a, b.cpu())

@@ -88,6 +88,14 @@ def test_state_resumes_to_the_bit() -> None:
     assert stream(resumed, 30, seed=1).multipliers() == whole.multipliers()
 
 
+def test_without_state_or_with_that_of_other_layers_it_begins_anew() -> None:
+    for tensors in ({}, stream(LayerRates(NAMES, 1.0), 40).tensors()):
+        rates = LayerRates(["a.weight", "d.weight"], 1.0)
+        rates.restore(tensors)
+        assert rates.tensors()["observed"] == 0
+        assert rates.multipliers() == {"a": 1.0, "d": 1.0}
+
+
 def test_a_snapshot_does_not_change_with_later_steps() -> None:
     rates = stream(LayerRates(NAMES, 1.0), 40)
     snapshot = rates.tensors()

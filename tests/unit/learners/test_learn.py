@@ -151,6 +151,28 @@ def test_the_average_is_that_of_the_last_iterates() -> None:
     )
 
 
+def test_what_needs_many_steps_is_counted_over_many_small_updates() -> None:
+    recipe = replace(
+        PLAIN, epochs=1, layerwise=1.0, keep_optimizer=True, plasticity="continual-backprop", batch_rows=10
+    )
+    config, learner = replace(CONFIG, dropout=0.0), None
+    for update in range(12):  # of two steps
+        training = start(learner, regime(20 * update, 20, 1.0), recipe, schema=SCHEMA, config=config)
+        for _ in range(2):
+            training.step()
+        assert training.done
+        learner = training.conclude()
+    assert learner is not None
+    assert learner.units is not None
+    ages = [tensor for name, tensor in learner.units.tensors().items() if name.endswith(".age")]
+    assert ages
+    assert all(set(age_H.tolist()) == {20} for age_H in ages)
+    assert learner.rates["observed"] == 23  # the first step had no running mean to compare with
+    assert len(set(learner.rates["signal"].tolist())) > 1
+    learner.on("meta")
+    assert all(tensor.is_meta for tensor in learner.units.tensors().values() if tensor.dim())
+
+
 def test_new_classes_without_old_rows_are_warned_of() -> None:
     def digits(first: int, classes: tuple[int, ...]) -> Rows:
         rows = regime(first, 40, centre=1.0)

@@ -99,7 +99,7 @@ def learned(guard: Guard, tasks: int = 30, steps: int = 100) -> list[float]:
                     for name, parameter in model.named_parameters()
                     for key, value in optimizer.state[parameter].items()
                 }
-                renewal.after_step(step, model, (x_BF,), moments, torch_generator(0, RENEW, step))
+                renewal.after_step(model, (x_BF,), moments, torch_generator(0, RENEW, step))
         accuracies.append((model(x_BF).argmax(dim=1) == target_B).double().mean().item())
     return accuracies
 
