@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from learners.advice import cannot_work
@@ -122,7 +123,9 @@ def start(
     if recipe.rehearsal == "gdumb":
         offer(learner, train_rows, recipe)
         learner.learned_up_to = max(int(rows.position.max()), learner.learned_up_to or 0)
-        learner = replace(learner, model=_network_like(learner.model, seed, learner.updates))
+        learner = replace(
+            learner, model=_network_like(learner.model, seed, learner.updates), units=None, rates={}
+        )
     training = _training(learner, train_rows, tune, retained, teacher, recipe, seed, identity(rows))
     if alignment is not None:
         training.similarity = similarity
@@ -244,13 +247,15 @@ def _note_classes(learner: Learner, train: Encoded, recipe: Recipe) -> None:
 
 
 def _network_like(model: Model, seed: int, number: int) -> Model:
-    """Return the network with new weights: its preprocessing stays."""
+    """Return the network with new weights: its preprocessing stays, and what is not learned."""
     with seeded(seed, RENEW, number):
         network = type(model).from_spec(model.spec())
     network = network.to(model.target_scale.device)
-    buffers = dict(model.named_buffers())
-    for name, buffer in network.named_buffers():
-        buffer.copy_(buffers[name])
+    learned = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    own, given = (dict([*net.named_buffers(), *net.named_parameters()]) for net in (network, model))
+    with torch.no_grad():
+        for name in own.keys() - learned:
+            own[name].copy_(given[name])
     return network
 
 

@@ -173,6 +173,24 @@ def test_classes_are_added_to_a_head_that_learns_and_refused_by_a_frozen_one() -
 
 
 @pytest.mark.parametrize("trainable", [("head",), ("head", "body.2")])
+def test_a_network_that_learns_anew_from_memory_keeps_its_frozen_part(trainable: tuple[str, ...]) -> None:
+    recipe = replace(RECIPES["gdumb"], max_steps=1, learning_rate=1e-9, memory_rows=20)
+    config, schema = backbone_of(trained("mlp"), trainable), schema_of("mlp")
+    parent = start(None, table(0), recipe, schema=schema, model="backbone", config=config)
+    parent.step()
+    given, frozen = state(trained("mlp")), 0
+    child = start(parent.finish(), table(1), recipe, seed=1)
+    for name, tensor in state(child.model).items():
+        plain = name.removeprefix("inner.")
+        if belongs(plain, trainable):
+            assert not torch.equal(tensor, parent.model.state_dict()[name])
+        elif "target" not in plain:
+            frozen += 1
+            assert torch.equal(tensor, given[plain])
+    assert frozen
+
+
+@pytest.mark.parametrize("trainable", [("head",), ("head", "body.2")])
 def test_with_a_head_that_grew_the_same_parts_learn_and_a_training_resumed_ends_alike(
     trainable: tuple[str, ...],
 ) -> None:
