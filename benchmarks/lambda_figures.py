@@ -27,6 +27,7 @@ class Curve(Protocol):
     """Of one cell and one seed, see benchmarks.lambda_transfer."""
 
     naive: float
+    log_lambda: Sequence[float]
     loss: Sequence[float]
     mean: float
     weights: int
@@ -58,29 +59,23 @@ def gaining(found: Curves, seeds: Sequence[int]) -> list[str]:
     ]
 
 
-def shares(
-    found: Curves, cells: Sequence[str], grid: Sequence[float], unit: str, seeds: Sequence[int]
-) -> Shares:
+def gain(curve: Curve, unit: str, log_lambda_L: Array) -> Array:
+    """Return by which share of its naive loss one cell gains at lambdas in that unit; none a decade below those tried."""
+    return np.interp(
+        log_lambda_L + log_factor(curve, unit),
+        [curve.log_lambda[0] - 1, *curve.log_lambda],
+        [0.0, *(1 - np.array(curve.loss) / curve.naive)],
+    )
+
+
+def shares(found: Curves, cells: Sequence[str], unit: str, seeds: Sequence[int]) -> Shares:
     """Return what one lambda keeps of each cell's best gain, gains being means over seeds and lines between the grid's points."""
-    log_grid_L = np.log10(grid)
-    shift = [log_factor(curve, unit) for cell in cells for curve in found[cell].values()]
-    low, high = log_grid_L[0] - max(shift), log_grid_L[-1] - min(shift)
+    factors = [log_factor(curve, unit) for cell in cells for curve in found[cell].values()]
+    low = min(curve.log_lambda[0] for cell in cells for curve in found[cell].values()) - max(factors)
+    high = max(curve.log_lambda[-1] for cell in cells for curve in found[cell].values()) - min(factors)
     log_lambda_L = np.arange(low, high + STEP, STEP)
     gain_CL = np.array(
-        [
-            np.mean(
-                [
-                    np.interp(
-                        log_lambda_L + log_factor(curve, unit),
-                        [log_grid_L[0] - 1, *log_grid_L],
-                        [0.0, *(1 - np.array(curve.loss) / curve.naive)],
-                    )
-                    for curve in (found[cell][seed] for seed in seeds)
-                ],
-                axis=0,
-            )
-            for cell in cells
-        ]
+        [np.mean([gain(found[cell][seed], unit, log_lambda_L) for seed in seeds], axis=0) for cell in cells]
     )
     share_CL = np.maximum(gain_CL / gain_CL.max(axis=1, keepdims=True), LEAST)
     return Shares(log_lambda_L, share_CL, log_lambda_L[gain_CL.argmax(axis=1)])
@@ -91,16 +86,14 @@ def chosen(told: Shares) -> int:
     return int(told.share_CL.mean(axis=0).argmax())
 
 
-def figures(
-    found: Curves, grid: Sequence[float], tuning: Sequence[int], reported: Sequence[int]
-) -> list[Figure]:
+def figures(found: Curves, tuning: Sequence[int], reported: Sequence[int]) -> list[Figure]:
     """Return what one lambda keeps in each unit, and how far the cells' best lambdas are apart."""
     cells = gaining(found, reported)
     kept: dict[str, tuple[float, float, float, float]] = {}
     for unit in UNITS:
-        place = chosen(shares(found, gaining(found, tuning), grid, unit, tuning))
-        tuned = shares(found, gaining(found, tuning), grid, unit, tuning).log_lambda_L[place]
-        told = shares(found, cells, grid, unit, reported)
+        place = chosen(shares(found, gaining(found, tuning), unit, tuning))
+        tuned = shares(found, gaining(found, tuning), unit, tuning).log_lambda_L[place]
+        told = shares(found, cells, unit, reported)
         share_C = told.share_CL[:, int(np.abs(told.log_lambda_L - tuned).argmin())]
         kept[unit] = float(share_C.mean()), float(share_C.min()), float(told.best_C.std()), float(tuned)
     plain = kept[UNITS[2]]
@@ -137,7 +130,6 @@ def figures(
 
 def draw(
     found: Curves,
-    grid: Sequence[float],
     tuning: Sequence[int],
     reported: Sequence[int],
     directory: Path = RESULTS,
@@ -150,8 +142,8 @@ def draw(
 
     picture, axes = plt.subplots(1, len(UNITS), figsize=(11, 3.6), sharey=True, layout="constrained")
     for axis, unit in zip(axes, UNITS, strict=True):
-        tuned = shares(found, gaining(found, tuning), grid, unit, tuning)
-        told = shares(found, gaining(found, reported), grid, unit, reported)
+        tuned = shares(found, gaining(found, tuning), unit, tuning)
+        told = shares(found, gaining(found, reported), unit, reported)
         axis.plot(told.log_lambda_L, 1 - told.share_CL.T, color="0.8", linewidth=0.8)
         axis.plot(
             told.log_lambda_L, 1 - told.share_CL.mean(axis=0), color="tab:blue", label="mean over cells"
@@ -164,10 +156,10 @@ def draw(
     plt.close(picture)
 
 
-def text(found: Curves, grid: Sequence[float], tuning: Sequence[int], reported: Sequence[int]) -> str:
+def text(found: Curves, tuning: Sequence[int], reported: Sequence[int]) -> str:
     """Return the table of cells, and what it means."""
     cells = gaining(found, reported)
-    told = {unit: shares(found, cells, grid, unit, reported) for unit in UNITS}
+    told = {unit: shares(found, cells, unit, reported) for unit in UNITS}
     lines = [
         f"| data set, width | naive loss | best gain, % | {' | '.join(f'log10 best lambda, {unit}' for unit in UNITS)} |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -185,8 +177,8 @@ def text(found: Curves, grid: Sequence[float], tuning: Sequence[int], reported: 
 
 One lambda was chosen on seed {", ".join(map(str, tuning))} for each unit. Losses are means over both regimes' tests: cross-entropy in nats, or
 absolute error of standardised targets. A share of a cell's best gain counts as {LEAST:g} at least. Cells whose best gain is below
-{100 * MATERIAL:g}% of the naive loss say nothing about lambda, and are left out. Grid, in units of mean one: {grid[0]:g} to {grid[-1]:g}, a decade
-apart, with straight lines between.
+{100 * MATERIAL:g}% of the naive loss say nothing about lambda, and are left out. Six lambdas were tried, a decade apart from about 0.01
+in units of mean one, in each cell and with each seed shifted by up to half a decade at random; straight lines between.
 
 {chr(10).join(lines)}
 """

@@ -42,7 +42,7 @@ from learners.training import outputs_of
 DATASETS = ("mnist", "nsl_kdd", "elec2", "avocado", "bike_sharing")
 WIDTHS = (64, 256, 512)
 REPORTED, TUNING = (0, 1), (100,)
-GRID = tuple(10.0**power for power in range(-2, 5))  # of the information with mean one
+POWERS = np.arange(-2.0, 4.0)  # of ten: the grid of information with mean one
 TRAIN_ROWS, TEST_ROWS = 1000, 1000  # of each regime
 FIRST_EPOCHS = 10.0
 RECIPE = replace(
@@ -72,7 +72,8 @@ class Curve:
     """What came of one cell and one seed."""
 
     naive: float  # loss on both tests without EWC
-    loss: Sequence[float]  # of each lambda of the grid
+    log_lambda: Sequence[float]  # log10 of the lambdas tried, for information with mean one
+    loss: Sequence[float]  # of each of these
     mean: float  # of the information of A, in nats
     weights: int
 
@@ -135,8 +136,12 @@ def curve(told: Regimes, width: int, seed: int) -> Curve:
             )
         )
 
+    # Every cell has a grid of its own: on one for all, lambdas in our unit alone would fall on its points.
+    log_lambda = (
+        POWERS + np.random.default_rng([seed, width, len(inputs[0][0])]).uniform(-0.5, 0.5)
+    ).tolist()
     weights = sum(w.numel() for w in fisher.values())
-    return Curve(loss(0.0), [loss(strength) for strength in GRID], mean, weights)
+    return Curve(loss(0.0), log_lambda, [loss(10**power) for power in log_lambda], mean, weights)
 
 
 def measure(directory: Path, scratch: Path) -> dict[str, dict[int, Curve]]:
@@ -166,13 +171,13 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.scratch.mkdir(parents=True, exist_ok=True)
     found = measure(arguments.data, arguments.scratch)
-    draw(found, GRID, TUNING, REPORTED)
+    draw(found, TUNING, REPORTED)
     write_results(
         "lambda_transfer",
         dataset=", ".join(DATASETS),
         seeds=REPORTED,
-        figures=figures(found, GRID, TUNING, REPORTED),
-        text=text(found, GRID, TUNING, REPORTED),
+        figures=figures(found, TUNING, REPORTED),
+        text=text(found, TUNING, REPORTED),
         details={
             cell: {str(seed): asdict(curve) for seed, curve in curves.items()}
             for cell, curves in found.items()
