@@ -18,6 +18,7 @@ from detectors.columns import Columns, rows_of, take
 from learners.errors import UnsuitableModelError
 from learners.models.backbone_config import BackboneConfig, belongs
 from learners.models.base import Inputs, Model
+from learners.models.configured import configured
 from learners.models.inner import built, described
 from learners.rows import Rows
 from learners.schema import Schema
@@ -61,7 +62,7 @@ class Backbone(Model):
         UnsuitableModelError
             If the trained network reads other features, or its frozen part does not fit.
         """
-        config = config if isinstance(config, BackboneConfig) else BackboneConfig(**(config or {}))
+        config = configured(BackboneConfig, config)
         return cls(built(config, schema, train), config.trainable)
 
     @classmethod

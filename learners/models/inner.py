@@ -11,6 +11,7 @@ from safetensors.torch import save as bytes_of
 from learners.errors import UnsuitableModelError
 from learners.models.backbone_config import BackboneConfig, belongs
 from learners.models.base import Model
+from learners.models.configured import configured
 from learners.models.registry import CONFIGS, load
 from learners.rows import Rows
 from learners.schema import Schema
@@ -69,10 +70,8 @@ def built(config: BackboneConfig, schema: Schema, train: Rows) -> Model:
 
 
 def _inner_config(config: BackboneConfig) -> Any:
-    arguments: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in config.arguments.items()
-    }
-    return CONFIGS[config.model](**arguments) if config.model in CONFIGS else arguments
+    kind: Any = CONFIGS.get(config.model)
+    return config.arguments if kind is None else configured(kind, config.arguments)
 
 
 def described(spec: Mapping[str, Any]) -> Model:

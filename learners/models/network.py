@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from detectors.columns import Columns
 from learners.errors import UnsuitableModelError
 from learners.models.base import Inputs, Model
+from learners.models.configured import configured, frozen
 from learners.models.head import grow_head, with_classes
 from learners.models.network_config import NetworkConfig
 from learners.models.standard import CLIP, moments, positive, standardise
@@ -60,7 +61,7 @@ class Network(Model):
                 f"model {self.name!r} reads numeric features alone: leave {', '.join(schema.categorical)} out, "
                 "or use model 'tabular'"
             )
-        self.arguments = {name: _frozen(value) for name, value in arguments.items()}
+        self.arguments = {name: frozen(value) for name, value in arguments.items()}
         self.scale, self.schema = scale, schema
         shape = self.arguments.get("shape")
         self.image = shape if isinstance(shape, tuple) and len(shape) == 3 else None
@@ -91,7 +92,7 @@ class Network(Model):
             If the class cannot be built from its arguments, or returns another shape than one output per class.
         """
         if cls.config is not None and not isinstance(config, NetworkConfig):
-            config = cls.config(**(config or {}))
+            config = configured(cls.config, config)
         arguments = asdict(config) if isinstance(config, NetworkConfig) else {**(config or {})}
         scale = NetworkConfig(arguments.pop("scale", "standard")).scale
         network = cls(arguments, scale, schema)
@@ -237,10 +238,6 @@ def wrapping(
 ) -> type[Network]:
     """Return the `Network` of a class (or function that returns a module) under its registered name."""
     return type("Network", (Network,), {"name": name, "build": staticmethod(module), "config": config})
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _thawed(value: Any) -> Any:

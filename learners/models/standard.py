@@ -5,12 +5,13 @@ Shapes: N rows, F features.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.columns import Categorical, Columns, rows_of
+from detectors.columns import Categorical, Column, Columns, rows_of
 from learners.errors import UnsuitableRowsError
 
 CLIP = 10.0  # standardised values beyond are outliers: they count as this
@@ -71,12 +72,37 @@ def numbers(columns: Columns, names: Sequence[str]) -> list[Array]:
     Raises
     ------
     UnsuitableRowsError
-        If one is absent or categorical.
+        If one is absent or holds no numbers.
     """
     found = []
     for name in names:
-        column = columns.get(name)
-        if column is None or isinstance(column, Categorical):
-            raise UnsuitableRowsError(f"feature {name!r} must be a numeric column")
-        found.append(column)
+        column = present(columns, name)
+        if isinstance(column, Categorical):
+            raise UnsuitableRowsError(
+                f"feature {name!r} is numeric, and its column categorical: pass numbers, or name it in schema.categorical"
+            )
+        values = np.asarray(column)
+        if values.dtype.kind not in "biuf":
+            raise UnsuitableRowsError(
+                f"feature {name!r} is numeric, and its column holds no numbers but {values.dtype}: convert it, as by "
+                "astype(float), or pass Categorical.of(strings) and name it in schema.categorical"
+            )
+        found.append(values)
     return found
+
+
+def present(columns: Columns, name: str) -> Column:
+    """Return the column called `name`.
+
+    Raises
+    ------
+    UnsuitableRowsError
+        If it is absent, naming the nearest one.
+    """
+    column = columns.get(name)
+    if column is None:
+        near = difflib.get_close_matches(name, map(str, columns), n=1)
+        some = ", ".join(map(str, [*columns][:8])) + (", ..." if len(columns) > 8 else "")
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {some or 'none'}"
+        raise UnsuitableRowsError(f"feature {name!r} is missing from the columns; {hint}")
+    return column

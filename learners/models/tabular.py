@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from detectors.columns import Categorical, Columns, rows_of
 from learners.errors import UnsuitableRowsError
 from learners.models.base import Inputs, Model
+from learners.models.configured import configured
 from learners.models.head import grow_head, with_classes
 from learners.models.numeric import Piecewise, numeric_embedding
-from learners.models.standard import moments, positive, standardise
+from learners.models.standard import moments, positive, present, standardise
 from learners.models.tabular_config import TabularConfig
 from learners.rows import Rows
 from learners.schema import Schema
@@ -65,9 +66,11 @@ class TabularNetwork(Model):
         self.head = nn.Linear(width, schema.outputs)
 
     @classmethod
-    def fit_preprocessing(cls, config: TabularConfig | None, schema: Schema, train: Rows) -> Self:
-        """Return an untrained network whose scales and vocabularies fit the train rows."""
-        config = config or TabularConfig()
+    def fit_preprocessing(
+        cls, config: TabularConfig | Mapping[str, Any] | None, schema: Schema, train: Rows
+    ) -> Self:
+        """Return an untrained network whose scales and vocabularies fit the train rows; `config` may be a table of its fields."""
+        config = configured(TabularConfig, config)
         vocabularies = [
             _used(_categorical(train.columns, name))[: config.vocabulary_max] for name in schema.categorical
         ]
@@ -85,7 +88,7 @@ class TabularNetwork(Model):
         """Return the network that `spec()` described, with unset weights and buffers."""
         if spec["name"] != "tabular" or spec["format"] != FORMAT:
             raise ValueError(f"not a tabular model of format {FORMAT}: {spec['name']} {spec['format']}")
-        config = TabularConfig(**{**spec["config"], "hidden": tuple(spec["config"]["hidden"])})
+        config = configured(TabularConfig, spec["config"])
         schema = Schema(
             tuple(spec["numeric"]), tuple(spec["categorical"]), spec["task"], tuple(spec["classes"])
         )
@@ -159,9 +162,12 @@ class TabularNetwork(Model):
 
 
 def _categorical(columns: Columns, name: str) -> Categorical:
-    column = columns.get(name)
+    column = present(columns, name)
     if not isinstance(column, Categorical):
-        raise UnsuitableRowsError(f"feature {name!r} must be a categorical column")
+        raise UnsuitableRowsError(
+            f"feature {name!r} is categorical: pass Categorical.of(strings), from detectors.columns, not "
+            f"a column of {np.asarray(column).dtype}"
+        )
     return column
 
 
