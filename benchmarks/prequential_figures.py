@@ -21,6 +21,12 @@ LEAST_PROBABILITY = 1e-3  # forests say zero: without a bound, their log-loss wo
 BLOCKS_TOGETHER = 4  # length of a resampled run of blocks: neighbours are alike
 RESAMPLED = 4000
 INTERVAL = (2.5, 97.5)  # percent
+LINES = {  # colour and width
+    "frozen": ("#8a8a8a", 1.0),
+    "naive": ("#e08214", 1.0),
+    "full retrain": ("#31688e", 1.2),
+    "ours": ("#c51b1b", 2.2),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,30 +82,28 @@ def interval(difference_B: NDArray[np.float64], seed: int = 0) -> tuple[float, f
     return float(low), float(high)
 
 
-def plot(results: Sequence[tuple[Stream, Sequence[Result]]], shown: Sequence[str], path: Path) -> None:
-    """Draw each stream's error over time, as the mean of five neighbouring blocks."""
+def plot(results: Sequence[tuple[Stream, Sequence[Result]]], path: Path) -> None:
+    """Draw each stream's error over time, as the mean of five neighbouring blocks, of our networks and the best forest."""
     from matplotlib.figure import Figure as Sheet
 
     sheet = Sheet(figsize=(11, 2.4 * len(results)), layout="constrained")
+    at_B = (np.arange(WARM, BLOCKS) + 0.5) * 100 / BLOCKS
+    neighbours_B = np.convolve(np.ones(len(at_B)), np.ones(5), "same")
     for axes, (stream, contenders) in zip(
         sheet.subplots(len(results), 1, squeeze=False)[:, 0], results, strict=True
     ):
-        at_B = np.arange(WARM, BLOCKS) + 0.5
-        for result in contenders:
-            if result.name not in shown:
-                continue
-            loss_B = by_block(result.losses(stream, stream.measure), stream)
-            smooth_B = np.convolve(loss_B, np.ones(5), "same") / np.convolve(
-                np.ones(len(loss_B)), np.ones(5), "same"
-            )
-            axes.plot(at_B * 100 / BLOCKS, smooth_B, label=result.name, linewidth=2.2 if result.name == "ours" else 1,
-                      color="#c51b1b" if result.name == "ours" else None)  # fmt: skip
+        loss = {result.name: by_block(result.losses(stream, stream.measure), stream) for result in contenders}
+        forest = min(
+            (name for name in loss if name.startswith("river")), key=lambda name: float(loss[name].mean())
+        )
+        for name, (colour, width) in {**LINES, forest: ("#35b779", 1.2)}.items():
+            smooth_B = np.convolve(loss[name], np.ones(5), "same") / neighbours_B
+            axes.plot(at_B, smooth_B, label=name, color=colour, linewidth=width)
         axes.set_title(f"{stream.name}: {UNITS[stream.measure]}", fontsize=8, loc="left")
         axes.tick_params(labelsize=7)
         axes.set_ylim(bottom=0)
-    sheet.axes[-1].set_xlabel("percent of the stream", fontsize=7)
-    for axes in sheet.axes:
         axes.legend(fontsize=6, ncols=3, loc="best")
+    sheet.axes[-1].set_xlabel("percent of the stream", fontsize=7)
     sheet.savefig(path, dpi=110)
 
 
