@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 from cls.config import Config, StreamConfig, read_config
 from cls.config_faults import Fault, Key, nearest
 from learners.advice import cannot_work
+from learners.models.backbone_config import BackboneConfig, belongs
+from learners.models.lora_config import LoraConfig
 from learners.models.network_config import NetworkConfig
 from learners.models.registry import CONFIGS, known
 from learners.recipe import Recipe
+from learners.recipe_check import misfits
 from learners.recipes import known as known_recipes
 from learners.schema import Schema
 
@@ -44,18 +48,33 @@ def advise(path: Path | None = None) -> list[Fault]:
     if config is None or faults or any(_outer_faults(config)):
         return []
     return [
-        document.fault(("streams", name, "update", "recipe"), sentence)
+        document.fault(("streams", name, *key), sentence)
         for name, stream in config.streams.items()
-        for sentence in cannot_work(
-            dataclasses.replace(known_recipes()[stream.update.recipe], **stream.update.overrides),
-            Schema(
-                stream.columns.numeric_features,
-                stream.columns.categorical_features,
-                stream.task,
-                stream.columns.classes,
-            ),
-        )
+        for key, sentence in (*_advice(stream), *_adapters(stream))
     ]
+
+
+def _advice(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
+    """Yield what the recipe cannot do, at the field of `overrides` that is named first, else at the recipe."""
+    overrides = stream.update.overrides
+    recipe = dataclasses.replace(known_recipes()[stream.update.recipe], **overrides)
+    columns = stream.columns
+    schema = Schema(columns.numeric_features, columns.categorical_features, stream.task, columns.classes)
+    for sentence in cannot_work(recipe, schema):
+        field = next((word for word in re.findall(r"\w+", sentence) if word in overrides), None)
+        yield ("update", "recipe") if field is None else ("update", "overrides", field), sentence
+
+
+def _adapters(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
+    if stream.model.name != "lora":
+        return
+    config = LoraConfig(**_arguments(stream.model.arguments))
+    if config.spec is None and config.model in CONFIGS and not belongs("head", config.trainable):
+        text = (
+            f"lora adapts a trained network: model {config.model!r} begins with random weights, and its head stays as it "
+            'is. Use that model itself, or set arguments = { trainable = ["head"] }'
+        )
+        yield ("model", "name"), text
 
 
 def _outer_faults(config: Config) -> Iterator[tuple[Key, str]]:
@@ -73,29 +92,46 @@ def _model(stream: StreamConfig, models: Mapping[str, str]) -> Iterator[tuple[Ke
     name = stream.model.name
     if name not in models:
         yield ("model", "name"), f"no model is called {name!r}{nearest(name, list(models))}"
+    yield from _network(stream, name, stream.model.arguments, ("model",), "name")
+
+
+def _network(
+    stream: StreamConfig, name: str, given: Mapping[str, Any], table: Key, field: str
+) -> Iterator[tuple[Key, str]]:
+    """Yield the faults of a network that is called `name` in a field of a table, which has its arguments, too."""
     if name not in CONFIGS:  # the arguments of other models are their own affair, until they are built
         return
-    arguments: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in stream.model.arguments.items()
-    }
-    faults = list(_fields(("model", "arguments"), CONFIGS[name](), arguments))
+    arguments = _arguments(given)
+    key = (*table, "arguments")
+    faults = list(_fields(key, CONFIGS[name](), arguments))
     yield from faults
     config = None if faults else CONFIGS[name](**arguments)
     if isinstance(config, NetworkConfig):
-        yield from _network(stream, config)
+        yield from _reading(stream, name, config, table, field)
+    elif isinstance(config, BackboneConfig) and config.spec is None:
+        inner = known()  # names of `[models]` are not known inside
+        if config.model not in inner:
+            yield (*key, "model"), f"no model is called {config.model!r}{nearest(config.model, list(inner))}"
+        yield from _network(stream, config.model, config.arguments, key, "model")
 
 
-def _network(stream: StreamConfig, config: NetworkConfig) -> Iterator[tuple[Key, str]]:
+def _reading(
+    stream: StreamConfig, name: str, config: NetworkConfig, table: Key, field: str
+) -> Iterator[tuple[Key, str]]:
     columns = stream.columns
     if columns.categorical_features:
         names = ", ".join(columns.categorical_features)
-        text = f"model {stream.model.name!r} reads numeric features alone: leave {names} out, or use model 'tabular'"
-        yield ("model", "name"), text
+        text = f"model {name!r} reads numeric features alone: leave {names} out, or use model 'tabular'"
+        yield (*table, field), text
         return
     try:
         config.check_features(len(columns.numeric_features))
     except ValueError as error:
-        yield ("model", "arguments"), str(error)
+        yield (*table, "arguments"), str(error)
+
+
+def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def _recipe(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
@@ -104,12 +140,19 @@ def _recipe(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
     if name not in recipes:
         yield ("update", "recipe"), f"no recipe is called {name!r}{nearest(name, list(recipes))}"
     recipe = recipes.get(name, Recipe())
-    faults = list(_fields(("update", "overrides"), recipe, stream.update.overrides))
-    yield from faults
-    try:
-        dataclasses.replace(recipe, **({} if faults else stream.update.overrides))
-    except ValueError as error:  # of fields that exclude each other
-        yield ("update", "overrides"), str(error)
+    for table in ("overrides", "bootstrap_overrides"):  # those of the first model go over the others
+        key, overrides = ("update", table), getattr(stream.update, table)
+        faults = list(_fields(key, recipe, overrides))
+        yield from faults
+        try:
+            recipe = dataclasses.replace(recipe, **({} if faults else overrides))
+        except ValueError as error:  # of fields that exclude each other
+            yield key, str(error)
+        for field, reason in misfits(recipe, stream.task):
+            if field in overrides:
+                yield (*key, field), reason
+            elif table == "overrides":
+                yield ("update", "recipe"), reason
 
 
 def _fields(key: Key, default: Any, arguments: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:

@@ -30,6 +30,7 @@ def cannot_work(recipe: Recipe, schema: Schema, *, new_classes: bool = False) ->
         *_of_new_classes(recipe, new_classes),
         *_of_rehearsal(recipe),
         *_of_fresh(recipe),
+        *_of_adapting(recipe),
         *_of_steps(recipe),
         *_of_task(recipe, schema),
     ]
@@ -67,6 +68,15 @@ def _of_fresh(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def _of_adapting(recipe: Recipe) -> Iterator[str]:
+    penalties = ("ewc_lambda", "si_lambda", "lwf_lambda")
+    if recipe.adapt and not _has_memory(recipe) and not any(getattr(recipe, name) for name in penalties):
+        yield (
+            f"adapt weighs what is new against what is kept, and nothing is: {_REHEARSE}, or one of "
+            f"{', '.join(penalties)}, or adapt to false"
+        )
+
+
 def _of_steps(recipe: Recipe) -> Iterator[str]:
     judged = f"plateau cuts the step size after {PATIENCE} epochs without a lower tune loss"
     if recipe.schedule == "plateau" and recipe.epochs <= PATIENCE + 1:
@@ -82,8 +92,6 @@ def _of_steps(recipe: Recipe) -> Iterator[str]:
 def _of_task(recipe: Recipe, schema: Schema) -> Iterator[str]:
     if schema.task == "classification":
         return
-    if recipe.memory_balance == "class":
-        yield "memory_balance 'class' has no classes to balance in a regression: set it to 'none' or 'regime'"
     if recipe.balance_classes:
         yield "balance_classes has no classes to balance in a regression: set it to 0"
     if recipe.class_mask != "none":

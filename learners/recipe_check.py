@@ -46,6 +46,19 @@ def check(recipe: Recipe) -> None:
             raise ValueError(f"recipe: {reason}")
 
 
+def misfits(recipe: Recipe, task: str) -> Iterator[tuple[str, str]]:
+    """Yield each field that a task does not allow, and why: a training with it would fail."""
+    classes = task == "classification"
+    if recipe.loss != "auto" and (recipe.loss == "cross_entropy") != classes:
+        fitting = "'cross_entropy'" if classes else "'l1', 'huber', 'mse'"
+        yield "loss", f"recipe: loss {recipe.loss!r} does not fit a {task}: use {fitting} or 'auto'"
+    if recipe.memory_balance == "class" and not classes:
+        yield (
+            "memory_balance",
+            "recipe: memory_balance 'class' needs classes: use 'regime' or 'none' for a regression",
+        )
+
+
 def _contradictions(recipe: Recipe) -> Iterator[tuple[str, bool]]:
     """Yield what excludes each other, and whether a recipe asks for it."""
     mixes = recipe.mixup > 0 or recipe.cutmix > 0

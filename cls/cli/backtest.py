@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from cls.cli.exits import USAGE, end, say
-from cls.cli.home import config_of, known_stream
+from cls.cli.home import config_of, config_path, known_stream
 from cls.cli.output import AsJson, plain, print_json, print_pairs, print_table
 from cls.errors import NotFound
 
@@ -47,7 +47,8 @@ def backtest(
         raise NotFound(f"there is no {data}")
     with _overridden(stream, settings or []):
         config = config_of(context)
-    name = known_stream(config, stream)
+        name = known_stream(config, stream)
+        _refuse_faults(context, name)
     every = _duration(step)
     path = None if out is None else out / f"backtest-{name}.json"
     if path is not None:  # not after an hour
@@ -64,6 +65,17 @@ def backtest(
         print_json(document)
     else:
         _print(name, document)
+
+
+def _refuse_faults(context: typer.Context, name: str) -> None:
+    """Refuse what `cls config check` finds in the stream; its source is not read."""
+    from cls.config import ConfigError
+    from cls.config_check import check_config
+
+    mine, source = f"streams.{name}.", f"streams.{name}.source."
+    faults = [fault for fault in check_config(config_path(context)) if fault.place.startswith(mine)]
+    if faults := [fault for fault in faults if not fault.place.startswith(source)]:
+        raise ConfigError(faults)
 
 
 def _print(name: str, document: dict[str, Any]) -> None:

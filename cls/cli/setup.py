@@ -126,7 +126,8 @@ def check_config_(context: typer.Context, as_json: AsJson = False) -> None:
                 [_warning(warning) for warning in warnings], columns | {"message": "what cannot work"}
             )
         if not faults:
-            typer.echo("no fault")
+            number = len(warnings)
+            typer.echo(f"no fault, {number} warning{'s' if number > 1 else ''}" if number else "no fault")
     if faults:
         raise typer.Exit(USAGE)
 

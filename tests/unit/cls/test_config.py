@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from cls.config import Config, ConfigError, SchemaConfig, StreamConfig, load_config
-from cls.config_check import check_config
+from cls.config_check import advise, check_config
 from cls.config_faults import line_of
 from cls.config_file import read_document
 from cls.config_stream import ModelConfig
@@ -307,6 +307,70 @@ def test_models_that_read_numbers_alone(
     faults = check_config(write(tmp_path, text))
     assert [fault.place for fault in faults] == ([] if place is None else [f"streams.flights.model.{place}"])
     assert all(message in fault.message and fault.line is not None for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("table", "place", "message"),
+    [
+        (
+            "update.overrides]\nloss = 'cross_entropy'",
+            "update.overrides.loss",
+            "'l1', 'huber', 'mse' or 'auto'",
+        ),
+        (
+            "update.overrides]\nmemory_balance = 'class'",
+            "update.overrides.memory_balance",
+            "'regime' or 'none'",
+        ),
+        (
+            "update.bootstrap_overrides]\nepoch = 3",
+            "update.bootstrap_overrides.epoch",
+            "did you mean 'epochs'",
+        ),
+        (
+            "update.bootstrap_overrides]\nloss = 'cross_entropy'",
+            "update.bootstrap_overrides.loss",
+            "does not fit",
+        ),
+        (
+            "model]\nname = 'backbone'\narguments = { model = 'mpl' }",
+            "model.arguments.model",
+            "did you mean 'mlp'",
+        ),
+        (
+            "model]\nname = 'lora'\narguments = { model = 'mlp' }",
+            "model.arguments.model",
+            "numeric features alone",
+        ),
+        (
+            "model]\nname = 'backbone'\narguments = { model = 'tabular', arguments = { hiden = [8] } }",
+            "model.arguments.arguments.hiden",
+            "did you mean 'hidden'",
+        ),
+    ],
+)
+def test_what_training_would_refuse_is_a_fault(tmp_path: Path, table: str, place: str, message: str) -> None:
+    (fault,) = check_config(write(tmp_path, f"{GOOD}[streams.flights.{table}\n"))
+    assert fault.place == f"streams.flights.{place}"
+    assert message in fault.message
+    assert fault.line is not None
+    assert fault.line > GOOD.count("\n")
+
+
+@pytest.mark.parametrize(
+    ("table", "places"),
+    [
+        ("model]\nname = 'lora'\narguments = { model = 'tabular' }", ["model.name"]),
+        ("model]\nname = 'lora'\narguments = { model = 'tabular', trainable = ['head'] }", []),
+        ("model]\nname = 'backbone'\narguments = { model = 'tabular' }", []),
+        ("update.overrides]\nadapt = true\newc_lambda = 0\nmemory_rows = 0", ["update.overrides.adapt"]),
+        ("update.overrides]\nadapt = true\newc_lambda = 0", []),
+    ],
+)
+def test_what_cannot_work_is_advised_against(tmp_path: Path, table: str, places: list[str]) -> None:
+    path = write(tmp_path, f"{GOOD}[streams.flights.{table}\n")
+    assert check_config(path) == []
+    assert [fault.place for fault in advise(path)] == [f"streams.flights.{place}" for place in places]
 
 
 def test_a_model_gets_its_frozen_configuration_or_its_arguments_as_they_are() -> None:

@@ -61,13 +61,19 @@ def test_fresh_weights_have_nothing_to_stay_with(changes: dict[str, Any]) -> Non
 
 
 def test_a_regression_has_no_classes() -> None:
-    recipe = replace(Recipe(), memory_balance="class", balance_classes=0.5, class_mask="ace")
+    recipe = replace(Recipe(), balance_classes=0.5, class_mask="ace")
     assert [text.split()[0] for text in cannot_work(recipe, NUMBER)] == [
-        "memory_balance",
         "balance_classes",
         "class_mask",
     ]
     assert cannot_work(recipe, CLASSES) == []
+
+
+def test_adapting_needs_something_that_is_kept() -> None:
+    (said,) = cannot_work(replace(RECIPES["naive"], adapt=True), NUMBER)
+    assert said.startswith("adapt ")
+    for name in ("replay", "ewc", "si", "lwf"):
+        assert cannot_work(replace(RECIPES[name], adapt=True), NUMBER) == []
 
 
 def test_is_free_of_torch() -> None:

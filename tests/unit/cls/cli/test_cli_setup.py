@@ -98,15 +98,20 @@ def test_a_recipe_that_cannot_work_is_a_warning_of_its_stream(tmp_path: Path) ->
     )
     path.write_text(text % "")
     assert run("--config", str(path), "config", "check").stdout == "no fault\n"
-    path.write_text(text % 'memory_balance = "class"')
+    path.write_text(text % 'class_mask = "ace"')
     result = run("--config", str(path), "config", "check", "--json")
     assert result.exit_code == 0
     (warning,) = json.loads(result.stdout)
-    assert (warning["place"], warning["level"]) == ("streams.f.update.recipe", "warning")
-    assert "memory_balance" in warning["message"]
+    assert warning["place"] == "streams.f.update.overrides.class_mask"
+    assert (warning["line"], warning["level"]) == (10, "warning")
     shown = run("--config", str(path), "config", "check").stdout
-    assert "memory_balance" in shown
-    assert "no fault" in shown
+    assert "class_mask" in shown
+    assert shown.endswith("\nno fault, 1 warning\n")
+    path.write_text(text % 'memory_balance = "class"')
+    result = run("--config", str(path), "config", "check")
+    assert result.exit_code == 2
+    assert "memory_balance" in result.stdout
+    assert "no fault" not in result.stdout
     path.write_text(text % "mixup = 0.2, cutmix = 0.2")
     result = run("--config", str(path), "config", "check", "--json")
     assert result.exit_code == 2

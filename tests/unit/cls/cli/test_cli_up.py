@@ -129,6 +129,16 @@ def test_a_backtest_without_data_or_with_a_bad_setting_does_not_begin(cli: Any, 
     wrong = cli("backtest", str(data), "--stream", "flights", "--set", "update.cadnce=every")
     assert wrong.exit_code == 2
     assert "update.cadnce" in wrong.stderr
+    for setting, place, said in (
+        ("update.recipe=der+", "update.recipe", "did you mean 'der++'"),
+        ("update.overrides.memory_row=4", "update.overrides.memory_row", "did you mean 'memory_rows'"),
+        ("update.overrides.loss=cross_entropy", "update.overrides.loss", "does not fit a regression"),
+    ):
+        wrong = cli("backtest", str(data), "--stream", "flights", "--set", setting)
+        assert wrong.exit_code == 2
+        _, line = wrong.stderr.splitlines()
+        assert f"streams.flights.{place}" in line
+        assert said in line
     unwritable = cli("backtest", str(data), "--stream", "flights", "--out", str(data / "below"))
     assert unwritable.exit_code == 1
     assert unwritable.stderr.startswith("cls: ")
