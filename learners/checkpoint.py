@@ -67,6 +67,7 @@ def pack(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }
     meta = {
         "format": FORMAT,
+        "holds": sorted({name.partition(".")[0] for name in tensors}),
         "learned_up_to": learner.learned_up_to,
         "updates": learner.updates,
         "regime": learner.regime,
@@ -77,6 +78,12 @@ def pack(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "memory": learner.memory.meta(),
     }
     return tensors, meta
+
+
+def checkpoint_of(learner: Learner) -> Checkpoint:
+    """Return a learner between two trainings at rest, to be stored: of `Training.finish`, without the course of the training."""
+    tensors, meta = pack(learner)
+    return Checkpoint(learner.model.spec(), tensors, meta | {"state": "finished"})
 
 
 def restore_model(checkpoint: Checkpoint, models: Mapping[str, str] = NO_EXTRA) -> Model:
@@ -103,12 +110,18 @@ def restore_learner(
     UnknownModelError
         As for `restore_model`.
     ResumeMismatchError
-        If another release wrote it, with another state: its model still predicts.
+        If another release wrote it, with another state, or it comes without a part of its state: its model still predicts.
     """
     meta, tensors = checkpoint.meta, checkpoint.tensors
     if meta["format"] != FORMAT:
         raise ResumeMismatchError(
             f"this learner was stored in format {meta['format']}, and {FORMAT} is read here: train a new one, with a fresh recipe"
+        )
+    lost = {*meta.get("holds", ())} - {name.partition(".")[0] for name in tensors}
+    if lost:
+        raise ResumeMismatchError(
+            f"this checkpoint predicts, but comes without the learner's {', '.join(sorted(lost))}: read it with its "
+            "learner tensors, or train a new one, with a fresh recipe"
         )
     path = under("path", tensors)
     learner = Learner(

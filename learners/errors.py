@@ -6,6 +6,7 @@ LearnerError
 ├── UnsuitableModelError (ValueError)   a network that cannot be built, or whose outputs do not fit the task
 ├── UnknownModelError    (LookupError)  no model of that name
 ├── ResumeMismatchError  (ValueError)   the snapshot belongs to another training
+├── EndedError           (RuntimeError) a training that has come to its end is asked to go on
 └── DivergedError                       the loss is no longer a finite number
 
 CannotWorkWarning        (UserWarning)  the recipe has no chance on these rows
@@ -40,6 +41,10 @@ class ResumeMismatchError(LearnerError, ValueError):
     """The snapshot was taken of a training on other rows or by another recipe."""
 
 
+class EndedError(LearnerError, RuntimeError):
+    """A training ends once; then its learner goes on in another one."""
+
+
 class DivergedError(LearnerError):
     """The loss or its gradient is not finite; the weights are those before the step.
 
@@ -55,7 +60,10 @@ class DivergedError(LearnerError):
         self.step = step
         self.positions = tuple(positions)
         shown = ", ".join(map(str, self.positions[:8])) + (", ..." if len(self.positions) > 8 else "")
-        super().__init__(f"loss is not finite at step {step}, in the batch of rows at positions {shown}")
+        super().__init__(
+            f"loss is not finite at step {step}, in the batch of rows at positions {shown}: lower learning_rate, "
+            "set clip_norm above 0, or look for huge values in these rows"
+        )
 
     def __reduce__(self) -> tuple[type[DivergedError], tuple[int, tuple[int, ...]]]:
         """Cross process boundaries with both arguments."""

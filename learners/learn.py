@@ -5,7 +5,8 @@ while not training.done:
     report = training.step()
 checkpoint = training.finish()
 
-A stream of small updates stays in memory: `learner = training.conclude()`, and `start(learner, more, recipe)`.
+A stream of small updates stays in memory: `learner = training.conclude()`, and `start(learner, more, recipe)`;
+`learners.checkpoint.checkpoint_of(learner)` stores it now and then.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from learners.learner import Learner
 from learners.memory import Memory
 from learners.models.base import Model
 from learners.models.registry import NO_EXTRA, load
+from learners.parent import Described, described
 from learners.plasticity import shrink_and_perturb
 from learners.recipe import Recipe
 from learners.rows import Rows
@@ -47,7 +49,7 @@ def start(
     recipe: Recipe,
     *,
     schema: Schema | None = None,
-    model: str = "tabular",
+    model: str | None = None,
     config: Any = None,
     tune: Rows | None = None,
     retained: Rows | None = None,
@@ -70,8 +72,8 @@ def start(
     recipe
         How to learn. A `fresh` one takes nothing from the parent.
     schema, model, config
-        What a new network reads, its registered name and its configuration. A parent's network keeps its own, and grows an output for
-        each class of the schema that it does not have.
+        What a new network reads, its registered name and its configuration; what is not given is as the parent's, without one `tabular`
+        by its defaults. A parent's network keeps its own, and grows an output for each class of the schema that it does not have.
     tune, retained
         Rows for early stopping and the plateau: of the new regime, and of earlier ones. Without labelled ones there is neither.
     new_regime
@@ -97,14 +99,24 @@ def start(
     UnsuitableRowsError
         If the columns or targets do not fit the model.
     ResumeMismatchError
-        If another release wrote the parent.
+        If another release wrote the parent, it comes without its learner's tensors, or is a training's snapshot.
+    TypeError
+        If the recipe is none.
     ValueError
-        If the recipe keeps its memory on disk and there is no place for it.
+        If a new network is not described, or the recipe keeps its memory on disk and there is no place for it, or does not fit the task.
+
+    Warns
+    -----
+    CannotWorkWarning
+        Of what the recipe cannot do, as `learners.advice` tells it.
     """
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe must be a Recipe, not {recipe!r}: pass learners.recipes.known()[name]")
     rows = _usable(train)
     learner = _continued(parent, recipe, models, allocate)
     if learner is None:
-        learner = _new(schema, model, config, rows, recipe, seed, models, allocate)
+        network = described(parent, schema, model, config, models)
+        learner = _new(network, rows, recipe, seed, models, allocate)
     learner = learner.on(device)
     teacher = _teacher(learner, rows, recipe)
     if learner.updates:
@@ -119,7 +131,7 @@ def start(
         recipe = adapted(recipe, similarity)
         if learner.cramped and similarity is not None and similarity.kind == "far":
             learner = grown(learner, recipe.widest, seed)
-    _note_classes(learner, train_rows, recipe)
+    _note_classes(learner, train_rows, recipe, advised=parent is not None or not recipe.fresh)
     if recipe.rehearsal == "gdumb":
         offer(learner, train_rows, recipe)
         learner.learned_up_to = max(int(rows.position.max()), learner.learned_up_to or 0)
@@ -180,25 +192,22 @@ def _continued(
         return parent
     if recipe.memory_disk and allocate is in_ram:
         raise ValueError("recipe: memory_disk needs a place: pass allocate=learners.mapped.mapped(directory)")
-    return restore_learner(parent, models, allocate) if isinstance(parent, Checkpoint) and goes_on else None
+    if not (isinstance(parent, Checkpoint) and goes_on):
+        return None
+    if parent.meta.get("state") == "training":
+        raise ResumeMismatchError(
+            "parent is a snapshot of a training that has not ended: go on with resume(snapshot, rows, recipe)"
+        )
+    return restore_learner(parent, models, allocate)
 
 
 def _new(
-    schema: Schema | None,
-    model: str,
-    config: Any,
-    rows: Rows,
-    recipe: Recipe,
-    seed: int,
-    models: Mapping[str, str],
-    allocate: Allocate,
+    network: Described, rows: Rows, recipe: Recipe, seed: int, models: Mapping[str, str], allocate: Allocate
 ) -> Learner:
-    if schema is None:
-        raise ValueError("a new network needs a schema")
     with seeded(seed, INITIAL):
-        network = load(model, models).fit_preprocessing(config, schema, rows)
+        built = load(network.model, models).fit_preprocessing(network.config, network.schema, rows)
     memory = Memory.empty(recipe.memory_rows, seed, bytes_max=recipe.memory_bytes, allocate=allocate)
-    return Learner(network, memory, balance=recipe.memory_balance)
+    return Learner(built, memory, balance=recipe.memory_balance)
 
 
 def _prepare(
@@ -232,17 +241,14 @@ def _recall(learner: Learner, missed: Iterable[Rows], recipe: Recipe) -> None:
             offer(learner, Encoded.of(learner.model, rows), recipe)
 
 
-def _note_classes(learner: Learner, train: Encoded, recipe: Recipe) -> None:
-    """Remember which classes there were, and warn where the recipe cannot keep them beside new ones."""
+def _note_classes(learner: Learner, train: Encoded, recipe: Recipe, *, advised: bool) -> None:
+    """Remember which classes there were, and warn of what the recipe cannot do, with new ones or at all."""
     schema = learner.model.schema
-    if schema.task == "regression":
-        return
-    classes = frozenset(train.target.tolist())
-    if learner.classes and classes - learner.classes:
-        always = cannot_work(recipe, schema)
-        for said in cannot_work(recipe, schema, new_classes=True):
-            if said not in always:
-                warnings.warn(f"recipe: {said}", CannotWorkWarning, stacklevel=3)
+    classes = frozenset(train.target.tolist() if schema.task == "classification" else ())
+    if advised:  # a first training is fresh in any case
+        new_classes = bool(learner.classes and classes - learner.classes)
+        for said in cannot_work(recipe, schema, new_classes=new_classes):
+            warnings.warn(f"recipe: {said}", CannotWorkWarning, stacklevel=3)
     learner.classes |= classes
 
 

@@ -82,7 +82,9 @@ class TransferMatrix:
         object.__setattr__(self, "names", names)
 
     @classmethod
-    def of_rows(cls, rows: Sequence[Sequence[float]], better: Better = "higher") -> TransferMatrix:
+    def of_rows(
+        cls, rows: Sequence[Sequence[float]], better: Better = "higher", names: Sequence[str] = ()
+    ) -> TransferMatrix:
         """Build a matrix from one row per task learned, each at least as long as the tasks learned by then."""
         tasks = len(rows)
         score_TT = np.full((tasks, tasks), np.nan)
@@ -90,7 +92,7 @@ class TransferMatrix:
             if not i < len(row) <= tasks:
                 raise ValueError(f"row {i} must hold {i + 1} to {tasks} scores, not {len(row)}")
             score_TT[i, : len(row)] = row
-        return cls(score_TT, better)
+        return cls(score_TT, better, tuple(names))
 
     @property
     def tasks(self) -> int:

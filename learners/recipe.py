@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Literal
 
@@ -113,6 +114,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check(self)
+        for field, value in vars(self).items():  # numpy's become plain ones: a recipe is stored as JSON
+            if not isinstance(value, bool) and isinstance(value, Real):
+                object.__setattr__(self, field, int(value) if isinstance(value, Integral) else float(value))
 
     @property
     def needs_fisher(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _above(low: float, high: float) -> Range:
 def _whole(low: int) -> Range:
     return Range(
         f"a whole number of at least {low}",
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low,
+        lambda value: _is_number(value) and isinstance(value, Integral) and int(value) >= low,
     )
 
 
@@ -130,7 +131,7 @@ def _or_none(allowed: Range) -> Range:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return not isinstance(value, bool) and isinstance(value, Real)
 
 
 _SWITCH = Range("true or false", lambda value: isinstance(value, bool))

@@ -24,6 +24,11 @@ class Schema:
     classes: tuple[str, ...] = ()  # labels in the order of their index; empty for regression
 
     def __post_init__(self) -> None:
+        for field in ("numeric", "categorical", "classes"):
+            names = getattr(self, field)
+            if isinstance(names, str):
+                raise ValueError(f"schema: {field} must be a tuple of names, not a string: pass ({names!r},)")
+            object.__setattr__(self, field, tuple(names))
         names = self.features
         if not names:
             raise ValueError("schema: at least one numeric or categorical feature is needed")

@@ -23,7 +23,7 @@ from learners.checkpoint import Checkpoint, pack, prefixed, under
 from learners.compiled import Choice, compile_equal, compiled
 from learners.continual_backprop import ContinualBackprop
 from learners.encoded import Encoded
-from learners.errors import DivergedError
+from learners.errors import DivergedError, EndedError
 from learners.feed import Feed, Step
 from learners.fisher import diagonal_fisher
 from learners.growth import cramped
@@ -91,6 +91,7 @@ class Training:
     ) -> None:
         self.origin = dict(origin)
         self.similarity: Similarity | None = None  # that the recipe was adapted to
+        self.ended = False  # by `finish` or `conclude`
         self.learner, self.model, self.memory = learner, learner.model.train(), learner.memory
         self.train, self.held_out, self.recipe, self.seed = train, held_out, recipe, seed
         self.task = self.model.schema.task
@@ -132,7 +133,14 @@ class Training:
         ------
         DivergedError
             If the loss or its gradient is not finite. The weights stay as they were.
+        EndedError
+            If all steps are taken.
         """
+        self._check_goes_on()
+        if self.done:
+            raise EndedError(
+                f"all {self.progress.step} steps of this training are taken: call finish or conclude"
+            )
         step, recipe, path = self.progress.step, self.recipe, self.learner.path
         seen = self.feed.at(step)
         loss, out_BK = self._gradient(seen, step)
@@ -167,7 +175,8 @@ class Training:
         return report
 
     def snapshot(self) -> Checkpoint:
-        """Return a checkpoint to resume from."""
+        """Return a checkpoint to resume from. Raises `EndedError` after `finish` or `conclude`."""
+        self._check_goes_on()
         self.learner.moments, self.learner.rates = self.optimizer.moments(), self.optimizer.tensors()
         tensors = {
             **prefixed("training.best", self.selection.best),
@@ -201,12 +210,20 @@ class Training:
             self.visited.copy_(tensors["visited"])
 
     def finish(self) -> Checkpoint:
-        """Return the learner with what it learned, at rest."""
+        """Return the learner with what it learned, at rest; errors as for `conclude`."""
         self.conclude()
         return self._checkpoint("finished", {})
 
     def conclude(self) -> Learner:
-        """Return the learner with what it learned, to go on with at once. A training ends once."""
+        """Return the learner with what it learned, to go on with at once; `learners.checkpoint.checkpoint_of` stores it.
+
+        Raises
+        ------
+        EndedError
+            If the training has ended already: what it learned would count twice.
+        """
+        self._check_goes_on()
+        self.ended = True
         recipe, learner = self.recipe, self.learner
         with torch.no_grad():
             for name, value in self.selection.chosen.items():
@@ -225,6 +242,13 @@ class Training:
             offer(learner, self.train, recipe, self._outputs_to_keep())
         self.model.eval()
         return learner
+
+    def _check_goes_on(self) -> None:
+        if self.ended:
+            raise EndedError(
+                "this training has ended: start another one from its learner, or store that with "
+                "learners.checkpoint.checkpoint_of(learner)"
+            )
 
     def _gradient(self, seen: Step, step: int) -> tuple[Tensor, Tensor]:
         """Leave the gradient of the objective in the parameters; return its value, and the outputs of the batch."""
