@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ import torch
 
 from cls.config import StreamConfig
 from cls.domain import JobInput, Labelled, Role
-from cls.errors import BadData
+from cls.errors import BadData, Permanent
+from cls.logging import get_logger
 from cls.ports import SampleLog
 from learners.checkpoint import Checkpoint
-from learners.errors import NoUsableRowsError
+from learners.errors import CannotWorkWarning, LearnerError, NoUsableRowsError
 from learners.learn import resume, start
 from learners.mapped import mapped
 from learners.models.registry import CONFIGS
@@ -30,6 +33,8 @@ from learners.training import StepReport, Training
 MISSED_ROWS = 50_000  # labels that are read at a time of those that a version of a recurring regime missed
 
 AfterStep = Callable[[Training, StepReport], None]
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +91,8 @@ def train(
     ------
     BadData
         If there is no usable train row.
+    Permanent
+        If recipe or model do not fit the stream, or the training diverges; in the words of the learner.
     """
     labelled = log.labelled(stream_name, job.label_from, job.label_to)
     rows, tune = of_role(labelled, Role.TRAIN), of_role(labelled, Role.TUNE)
@@ -94,13 +101,14 @@ def train(
         onset = job.onset or 0
         rows, tune = (part.take(part.position >= onset) for part in (rows, tune))
         missed = missed_rows(log, stream_name, missed_from, job.label_to, onset)
-    recipe = recipe_of(job, stream)
+    with _permanent(job):
+        recipe = recipe_of(job, stream)
     allocate = mapped(scratch) if recipe.memory_disk else in_ram
     judged = recipe.patience or recipe.schedule == "plateau"
     retained = _retained(job, stream_name, log) if judged else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     similarity = None if job.similarity is None else Similarity.from_json(job.similarity)
-    try:
+    with _permanent(job), _warnings_logged():
         if snapshot is not None:
             training = resume(
                 snapshot,
@@ -130,16 +138,41 @@ def train(
                 allocate=allocate,
                 device=device,
             )
-    except NoUsableRowsError as error:
-        raise BadData(f"labels {job.label_from} to {job.label_to}: {error}") from error
     while not training.done:
-        after_step(training, training.step())
+        with _permanent(job):
+            report = training.step()
+        after_step(training, report)
     stepped = training.progress.passes
-    checkpoint = training.finish()
+    with _permanent(job):
+        checkpoint = training.finish()
     passes = training.progress.passes
     overhead = passes - stepped + _measured(training)
     effort = job.effort * training.recipe.epochs / recipe.epochs
     return Trained(checkpoint, passes, overhead, training.curve, len(rows), effort)
+
+
+@contextmanager
+def _permanent(job: JobInput) -> Iterator[None]:
+    """Say what no retry can mend in the words of the learner, which name the field and the fix."""
+    try:
+        yield
+    except NoUsableRowsError as error:
+        raise BadData(f"labels {job.label_from} to {job.label_to}: {error}") from error
+    except (LearnerError, ValueError) as error:
+        raise Permanent(str(error)) from error
+
+
+@contextmanager
+def _warnings_logged() -> Iterator[None]:
+    """Log what the recipe cannot do with these rows; other warnings go on."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CannotWorkWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, CannotWorkWarning):
+            _log.warning("cannot work", reason=str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def missed_rows(log: SampleLog, stream_name: str, first: int, stop: int, onset: int) -> Iterator[Rows]:

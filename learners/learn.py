@@ -108,7 +108,7 @@ def start(
     Warns
     -----
     CannotWorkWarning
-        Of what the recipe cannot do, as `learners.advice` tells it.
+        Of what the recipe cannot do, as `learners.advice` tells it; a fresh one is taken as it is.
     """
     if not isinstance(recipe, Recipe):
         raise TypeError(f"recipe must be a Recipe, not {recipe!r}: pass learners.recipes.known()[name]")
@@ -131,7 +131,7 @@ def start(
         recipe = adapted(recipe, similarity)
         if learner.cramped and similarity is not None and similarity.kind == "far":
             learner = grown(learner, recipe.widest, seed)
-    _note_classes(learner, train_rows, recipe, advised=parent is not None or not recipe.fresh)
+    _note_classes(learner, train_rows, recipe)
     if recipe.rehearsal == "gdumb":
         offer(learner, train_rows, recipe)
         learner.learned_up_to = max(int(rows.position.max()), learner.learned_up_to or 0)
@@ -241,11 +241,11 @@ def _recall(learner: Learner, missed: Iterable[Rows], recipe: Recipe) -> None:
             offer(learner, Encoded.of(learner.model, rows), recipe)
 
 
-def _note_classes(learner: Learner, train: Encoded, recipe: Recipe, *, advised: bool) -> None:
+def _note_classes(learner: Learner, train: Encoded, recipe: Recipe) -> None:
     """Remember which classes there were, and warn of what the recipe cannot do, with new ones or at all."""
     schema = learner.model.schema
     classes = frozenset(train.target.tolist() if schema.task == "classification" else ())
-    if advised:  # a first training is fresh in any case
+    if not recipe.fresh:  # one that is does without a parent on purpose
         new_classes = bool(learner.classes and classes - learner.classes)
         for said in cannot_work(recipe, schema, new_classes=new_classes):
             warnings.warn(f"recipe: {said}", CannotWorkWarning, stacklevel=3)

@@ -20,6 +20,8 @@ from learners.recipes import known
 from learners.rows import Rows
 from learners.schema import Schema
 
+# Each part runs on either task, for a few epochs: also where it has no use.
+pytestmark = pytest.mark.filterwarnings("ignore::learners.errors.CannotWorkWarning")
 NUMERIC = ("x", "y")
 SCHEMAS = {
     "regression": Schema(NUMERIC, ("c",)),

@@ -187,6 +187,14 @@ def test_new_classes_without_old_rows_are_warned_of() -> None:
         run(start(child, digits(80, (0, 2)), RECIPES[name]))  # they are not new any more
 
 
+def test_what_cannot_work_is_warned_of_and_a_fresh_training_is_taken_as_it_is() -> None:
+    rows, recipe = regime(0, 40, centre=1.0), replace(RECIPES["replay"], class_mask="ace", epochs=0.5)
+    with pytest.warns(CannotWorkWarning, match="class_mask 'ace' has no classes") as caught:
+        start(None, rows, recipe, schema=SCHEMA, config=CONFIG)
+    assert [warning.filename for warning in caught] == [__file__]
+    start(None, rows, replace(recipe, fresh=True), schema=SCHEMA, config=CONFIG)
+
+
 def test_a_memory_on_disk_needs_a_place(tmp_path: Path) -> None:
     rows, recipe = regime(0, 100, centre=1.0), replace(RECIPES["replay"], memory_disk=True, memory_rows=50)
     with pytest.raises(ValueError, match="memory_disk needs a place"):
