@@ -32,10 +32,10 @@ def list_(
 
     with state(context) as (config, connection):
         name = None if stream is None else known_stream(config, stream)
-        rows = rows_of(listing(connection, name, limit), (*JOB, "input"))
+        rows = rows_of(listing(connection, name, limit), (*JOB, "input", "result"))
     for row in rows:
-        job_input = row.pop("input")
-        row |= {"strategy": job_input.get("strategy"), "reason": job_input.get("reason")}
+        job_input, result = row.pop("input"), row.pop("result")
+        row.update(strategy=job_input.get("strategy"), reason=job_input.get("reason"), **likeness_of(result))
     if as_json:
         print_json(rows)
         return
@@ -61,12 +61,13 @@ def show(context: typer.Context, job: Id, as_json: AsJson = False) -> None:
         row = rows_of([job_rows.show(connection, job)], (*JOB, "input", "result"))[0]
     row["input"] = _readable(row["input"])
     if as_json:
-        print_json(row)
+        print_json(row | likeness_of(row["result"]))
         return
     print_pairs({name: row[name] for name in JOB if row[name] is not None}, title=f"job {job}")
     print_pairs({k: v for k, v in row["input"].items() if v is not None and k != "settings"}, title="input")
     if row["result"]:
-        print_pairs(row["result"], title="result")
+        found = {name: value for name, value in likeness_of(row["result"]).items() if value is not None}
+        print_pairs(row["result"] | found, title="result")
 
 
 def _readable(job_input: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +103,17 @@ def retry(context: typer.Context, job: Id, as_json: AsJson = False) -> None:
         print_json({"id": job, "state": "queued"})
     else:
         typer.echo(f"job {job} is queued again")
+
+
+def likeness_of(result: dict[str, Any] | None) -> dict[str, Any]:
+    """Return how like earlier regimes a job found the new one, and the epochs it took, as a multiple of the recipe's."""
+    found = result or {}
+    similarity = found.get("similarity") or {}
+    return {
+        "similarity": similarity.get("kind"),
+        "distance": similarity.get("distance"),
+        "effort": found.get("effort"),
+    }
 
 
 def step_of(progress: dict[str, Any] | None) -> str | None:

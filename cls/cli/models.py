@@ -8,6 +8,7 @@ import typer
 
 from cls.cli.asks import Timeout, ask
 from cls.cli.home import config_of, database, known_stream, state
+from cls.cli.jobs import likeness_of
 from cls.cli.output import AsJson, Limit, Stream, print_json, print_pairs, print_table, rows_of
 from cls.errors import Refused
 
@@ -79,6 +80,7 @@ def list_(context: typer.Context, stream: Stream, limit: Limit = 20, as_json: As
 @models.command()
 def show(context: typer.Context, stream: Stream, number: Number, as_json: AsJson = False) -> None:
     """Show one version: where it comes from, what its gate said, how it was rolled out."""
+    from storage.job_rows import show as job_row
     from storage.versions import champion, list_promotions, list_rollouts, read_version
 
     with state(context) as (config, connection):
@@ -92,11 +94,14 @@ def show(context: typer.Context, stream: Stream, number: Number, as_json: AsJson
             [row for row in list_promotions(connection, name) if row.version == number],
             ("id", "since", "at", "previous", "reason"),
         )
+        job = version["job_id"]
+        likeness = likeness_of(None if job is None else job_row(connection, job).result)
     version["champion"] = serving is not None and serving.version == number
+    version |= likeness
     if as_json:
         print_json(version | {"rollouts": rollouts, "promotions": promotions})
         return
-    first = {key: version[key] for key in (*VERSION[:10], "champion")}
+    first = {key: version[key] for key in (*VERSION[:10], "champion", *likeness)}
     print_pairs(first, title=f"{stream} version {number}")
     print_pairs(version["metrics"], title="metrics")
     _print_gate(version["gate"])

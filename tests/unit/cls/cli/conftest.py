@@ -179,7 +179,9 @@ def full(state: Engine, cli: Cli) -> Engine:
             assert versions.add_version(connection, version(number, parent, job)) == number
             claimed = queue.claim(connection, "worker@here:1", timedelta(seconds=60))
             assert claimed is not None
-            queue.succeed(connection, claimed, {"version": number}, charged_seconds=4.0, passes=1000.0)
+            likeness = {"similarity": {"kind": "far", "distance": 0.75}, "effort": 1.41} if parent else {}
+            result = {"version": number} | likeness
+            queue.succeed(connection, claimed, result, charged_seconds=4.0, passes=1000.0)
             serving = versions.promote(
                 connection,
                 "flights",

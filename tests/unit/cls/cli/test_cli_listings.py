@@ -23,7 +23,7 @@ KEYS = {
     ("jobs", "list"): {
         "id", "stream", "kind", "state", "priority", "attempt", "failures", "crashes", "worker", "cancel_requested",
         "created_at", "run_at", "started_at", "ended_at", "decided_at", "charged_seconds", "passes", "progress", "error",
-        "strategy", "reason",
+        "strategy", "reason", "similarity", "distance", "effort",
     },
     ("models", "list", "flights"): {
         "stream", "number", "digest", "parent", "job_id", "strategy", "learned_up_to", "reference_from", "reference_to",
@@ -111,6 +111,23 @@ def test_a_job_shows_its_frozen_input(cli: Any, full: Engine) -> None:
     assert shown["input"]["decided_at"] == "2013-01-01T00:00:00+00:00"
     assert shown["result"] == {"version": 1}
     assert "ewc+replay" in cli("jobs", "show", "1").stdout
+
+
+def test_the_likeness_that_a_training_found_is_shown(cli: Any, full: Engine) -> None:
+    found = {"similarity": "far", "distance": 0.75, "effort": 1.41}
+    nothing = dict.fromkeys(found)
+    listed = {row["id"]: row for row in cli.json("jobs", "list")}
+    for number, expected in ((1, nothing), (2, found)):
+        for row in (
+            listed[number],
+            cli.json("jobs", "show", str(number)),
+            cli.json("models", "show", "flights", str(number)),
+        ):
+            assert {name: row[name] for name in found} == expected
+    for command in (("jobs", "show", "2"), ("models", "show", "flights", "2")):
+        lines = [line.split() for line in cli(*command).stdout.splitlines()]
+        for name, value in (("similarity", "far"), ("distance", "0.75"), ("effort", "1.41")):
+            assert [name, value] in lines
 
 
 def test_records_are_never_read_as_markup(cli: Any, full: Engine) -> None:
