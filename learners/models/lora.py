@@ -19,6 +19,7 @@ from learners.errors import UnsuitableModelError
 from learners.models.backbone import FORMAT, Backbone
 from learners.models.backbone_config import BackboneConfig, belongs
 from learners.models.base import Model
+from learners.models.configured import configured
 from learners.models.inner import backbone_of, built, described
 from learners.models.lora_config import LoraConfig
 from learners.rows import Rows
@@ -59,8 +60,7 @@ class Lora(Backbone):
         UnsuitableModelError
             As for `Backbone`, and if no linear layer is a target.
         """
-        if not isinstance(config, LoraConfig):
-            config = LoraConfig(**cast("Mapping[str, Any]", config or {}))
+        config = configured(LoraConfig, cast("LoraConfig | Mapping[str, Any] | None", config))
         return cls(built(config, schema, train), config)
 
     @classmethod
