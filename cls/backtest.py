@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cls.config import Config, StreamConfig
 from cls.domain import JobKind, Json, RolloutState
-from cls.errors import CLSError, Permanent
+from cls.errors import BadData, CLSError, Permanent
 from cls.jobs import Bench, NoControl, publish, run
 from cls.models import ModelCache
 from cls.ports import RawBatch
@@ -126,6 +126,8 @@ def run_backtest(
     ------
     BadData
         If the recording cannot be read.
+    Permanent
+        If the first model cannot be trained as the stream is configured.
     """
     settings = config.streams[stream]
     table = read_recording(data) if isinstance(data, Path) else data
@@ -209,6 +211,8 @@ class _Simulation:
         try:
             outcome = run(job, self.bench, NoControl())
         except CLSError as error:
+            if job.input.parent is None and not isinstance(error, BadData):
+                raise  # no first model, now or later
             with transaction(self.engine) as connection:
                 queue.fail(connection, job, str(error), queue.Limits(), permanent=True)
         else:

@@ -14,7 +14,7 @@ import pytest
 
 from cls.backtest import BacktestResult, run_backtest
 from cls.config import Config, StreamConfig
-from cls.errors import BadData
+from cls.errors import BadData, Permanent
 from cls.recording import GRAIN, Recording, next_edge, read_recording
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -199,6 +199,11 @@ def test_a_policy_that_never_updates_keeps_its_first_model() -> None:
 # -- replay -----------------------------------------------------------------------------------------------------------
 
 STEP = 6 * HOUR
+
+
+def test_a_first_model_that_cannot_be_trained_ends_the_backtest_with_the_reason() -> None:
+    with pytest.raises(Permanent, match="memory_bytes: 3 is less than one row"):
+        run_backtest(config(update={"overrides": {"memory_bytes": 3}}), "s", TABLE)
 
 
 def played(table: pa.Table) -> list[tuple[datetime, pa.Table, pa.Table]]:
