@@ -287,9 +287,8 @@ class Actor:
         )
         labels = log_store.next_position(connection, self.name, "labels")
         update = self.settings.update
-        on_its_way = job_rows.live(connection, self.name, JobKind.UPDATE) is not None or bool(
-            version_store.rollouts_in(connection, self.name, RolloutState.WAITING, RolloutState.SHADOW)
-        )
+        rollouts = version_store.rollouts_in(connection, self.name, RolloutState.WAITING, RolloutState.SHADOW)
+        on_its_way = job_rows.live(connection, self.name, JobKind.UPDATE) is not None or bool(rollouts)
         episode = drift_store.live_episode(connection, self.name)
         fault = None if episode is None else (episode.assessment or {}).get("fault")
         price = job_rows.last_price(connection, self.name) or job_rows.Price(0.0, 0.0)
@@ -322,6 +321,7 @@ class Actor:
             fault=fault,
             undiagnosed=self._undiagnosed(connection, champion, episode),
             request=request,
+            shadow=next((one.version for one in rollouts if one.state == RolloutState.SHADOW), None),
         )
 
     def _undiagnosed(

@@ -59,6 +59,7 @@ class Situation:
         False  # the episode began row by row, and no window has closed since that would show a fault
     )
     request: Request | None = None
+    shadow: int | None = None  # version that is scored beside the champion, before it may serve
 
     @property
     def untried_labels(self) -> int:
@@ -90,7 +91,7 @@ class Situation:
 def decide(situation: Situation, stream: StreamConfig) -> Decision:
     """Return what to do now."""
     if situation.on_its_way:
-        return Defer("an update is on its way")
+        return Defer("an update is on its way" + _shadowed(situation.shadow))
     if situation.champion is None:
         return _bootstrap(situation, stream)
     if situation.request is not None:
@@ -106,6 +107,14 @@ def decide(situation: Situation, stream: StreamConfig) -> Decision:
     if situation.episode is not None and drifted and stream.update.cadence == "drift":
         return _drifted(situation, situation.episode, stream)
     return _cadence(situation, stream)
+
+
+def _shadowed(version: int | None) -> str:
+    if version is None:
+        return ""
+    return (
+        f": version {version} is in the shadow of the champion; `cls models promote` with {version} ends that"
+    )
 
 
 def _bootstrap(situation: Situation, stream: StreamConfig) -> Decision:

@@ -132,6 +132,12 @@ MANUAL = Request("manual")
         (replace(HARMFUL, request=MANUAL, fault="f"), {}, Update, "operator"),
         (replace(QUIET, request=MANUAL, allowance=-9.0, last_update=NOW), {}, Update, "operator"),
         (replace(QUIET, request=MANUAL, on_its_way=True), {}, Defer, "on its way"),
+        (
+            replace(QUIET, request=MANUAL, on_its_way=True, shadow=3),
+            {},
+            Defer,
+            "version 3 is in the shadow of the champion; `cls models promote` with 3 ends that",
+        ),
         (replace(QUIET, request=MANUAL, new_labels=0), {}, Skip, "nothing new"),
         (replace(QUIET, request=Request("manual", full=True), new_labels=0), {}, Update, "operator"),
         (replace(QUIET, request=Request("schedule")), {}, Update, "scheduled"),
