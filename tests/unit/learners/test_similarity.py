@@ -153,7 +153,7 @@ def test_a_recipe_stays_as_it_is_in_the_middle_and_moves_both_ways() -> None:
     assert (ways[0], ways[-1]) == (0.5, 2.0)
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - {"gdumb"}))  # which learns new weights
 @pytest.mark.parametrize("distance", [0.0, 1.0])
 def test_any_recipe_may_adapt(name: str, distance: float) -> None:
     recipe = replace(RECIPES[name], adapt=True)
