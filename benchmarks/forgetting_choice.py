@@ -39,8 +39,13 @@ RECIPES: dict[Name, dict[str, Recipe]] = {
     },
     "permuted": {
         **{
-            f"EWC, lambda {strength:g}": replace(PERMUTED, ewc_lambda=strength)
-            for strength in (0.01, 0.03, 0.1, 0.2)
+            f"EWC, lambda {strength:g}, freeze {freeze:g}": replace(
+                PERMUTED, ewc_lambda=strength, freeze=freeze
+            )
+            for strength, freeze in (
+                *((0.02, 0.0), (0.03, 0.0), (0.1, 0.0)),
+                *((0.021, 1.0), (0.021, 4.0), (0.005, 2.0), (0.06, 2.0)),
+            )
         },
         **{
             f"EWC + DER++, lambda {strength:g}": replace(PERMUTED_REMEMBERING, ewc_lambda=strength)
