@@ -180,15 +180,14 @@ def plot(cells: Mapping[Name, Runs], shown: Mapping[Name, Sequence[str]], path: 
             if method not in cells[name]:
                 continue
             after = np.mean([table(run) for run in cells[name][method]], axis=0)
-            tasks = range(1, len(after) + 1)
-            if name == "alternating":
-                curve = after[:, 0]
-            else:
-                curve = np.array([after[task, : task + 1].mean() for task in range(len(after))])
-            if len(after) == 1:  # joint
-                axis.axhline(curve[0], color="black", linestyle=":", label=method)
-            else:
-                axis.plot(tasks, curve, marker="o", markersize=3, label=method)
+            if len(after) == 1:
+                axis.axhline(after[0].mean(), color="black", linestyle=":", label=method)
+                continue
+            curve = [
+                after[task, 0 if name == "alternating" else slice(task + 1)].mean()
+                for task in range(len(after))
+            ]
+            axis.plot(range(1, len(after) + 1), curve, marker="o", markersize=3, label=method)
         axis.set_title(name)
         axis.set_xlabel("tasks learned")
         axis.legend(fontsize=6)
