@@ -150,11 +150,17 @@ def _notes(measured: Sequence[tuple[Stream, Sequence[Result]]]) -> list[str]:
         "",
         f"The first {100 * WARM // BLOCKS}% are learned by everybody and not scored. Of long streams every k-th row is kept, as said below; `--rows` keeps more of them.",
         "*Ours minus* is the difference in the measure in bold, with its 95% interval: below zero ours is better, and bold where the interval excludes zero.",
+        f"Run in parts, at the commits {', '.join(_commits(measured))}: the JSON says which.",
         f"Log-loss takes no probability for less than {LEAST_PROBABILITY}.",
         "*At once* is the same measure where every label is known before the next row is predicted, which river's models and the last label allow;",
         "all else, and every comparison, is with the labels of a block coming together.",
         "",
     ]
+
+
+def _commits(measured: Sequence[tuple[Stream, Sequence[Result]]]) -> list[str]:
+    said = (outcome for _, results in measured for result in results for outcome in result.outcomes)
+    return sorted({outcome.commit for outcome in said})
 
 
 def _table(stream: Stream, results: Sequence[Result]) -> list[str]:
@@ -257,6 +263,7 @@ def _details(stream: Stream, results: Sequence[Result]) -> dict[str, Any]:
             "seconds": result.seconds,
             "warm_seconds": float(np.mean([outcome.warm_seconds for outcome in result.outcomes])),
             "seeds": len(result.outcomes),
+            "commits": sorted({outcome.commit for outcome in result.outcomes}),
             "by_block": [round(loss, 6) for loss in by_block(result.losses(stream, stream.measure), stream)],
             "ours_minus": differences(stream, results).get(result.name),
         }

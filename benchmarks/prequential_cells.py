@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.prequential_data import BLOCKS, WARM, Stream
+from benchmarks.report import COMMIT
 from learners.rows import Rows
 
 
@@ -42,6 +43,7 @@ class Outcome:
     seconds: float  # CPU, to predict and learn the scored blocks
     warm_seconds: float  # CPU, to learn the warm ones
     at_once: NDArray[np.float32] | None = None  # the same, with every label known before the next row
+    commit: str = COMMIT  # of the code that said it
 
 
 def run(stream: Stream, contender: Contender, blocks: int = BLOCKS, warm: int = WARM) -> Outcome:
@@ -79,7 +81,8 @@ class Scratch:
             self._write(path, run(stream, maker(stream, seed)))
         times = json.loads(path.read_text())
         at_once = _read(path.with_suffix(".at_once.parquet")) if times["at_once"] else None
-        return Outcome(_read(path.with_suffix(".parquet")), times["seconds"], times["warm_seconds"], at_once)
+        prediction = _read(path.with_suffix(".parquet"))
+        return Outcome(prediction, times["seconds"], times["warm_seconds"], at_once, times["commit"])
 
     def _write(self, path: Path, outcome: Outcome) -> None:
         _keep(path.with_suffix(".parquet"), outcome.prediction)
@@ -89,6 +92,7 @@ class Scratch:
             "seconds": outcome.seconds,
             "warm_seconds": outcome.warm_seconds,
             "at_once": outcome.at_once is not None,
+            "commit": outcome.commit,
         }
         path.write_text(json.dumps(times) + "\n")  # last: a cell without it is not finished
 
