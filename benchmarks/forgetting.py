@@ -104,7 +104,7 @@ def measure(
                 missing = {
                     f"{name}/{seed}/{peer.name}": peer.setting
                     for peer in peers.PEERS[name]
-                    if peer.library == library and f"{name}/{seed}/{peer.name}" not in finished
+                    if peer.package == library and f"{name}/{seed}/{peer.name}" not in finished
                 }
                 if missing:
                     came = peers.runs(python, library, told, list(missing.values()), scratch)
@@ -118,7 +118,7 @@ def runs_of(
 ) -> dict[str, list[Run]]:
     """Return the runs of a scenario by method."""
     methods = [*PLAIN[name], *OURS[name]]
-    methods += [peer.name for peer in peers.PEERS[name] if peer.library in libraries]
+    methods += [peer.name for peer in peers.PEERS[name] if peer.package in libraries]
     return {method: [finished[f"{name}/{seed}/{method}"] for seed in seeds] for method in methods}
 
 

@@ -22,7 +22,7 @@ class Peer:
     """A library's strategy on one scenario."""
 
     name: str
-    library: str  # avalanche or capymoa
+    package: str  # avalanche or capymoa
     setting: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 

@@ -6,9 +6,9 @@ and nothing more. Import this first.
 
 from __future__ import annotations
 
-import torch
+from torch import library
 
-LIBRARY = torch.library.Library("torchvision", "DEF")
+LIBRARY = library.Library("torchvision", "DEF")
 for operator in (
     "nms",
     "qnms",
