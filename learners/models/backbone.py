@@ -82,17 +82,17 @@ class Backbone(Model):
         }
 
     @property
-    def schema(self) -> Schema:  # type: ignore[override]  # the inner network's, as are the next two
+    def schema(self) -> Schema:  # type: ignore[override]  # the inner network's
         """What the network reads and predicts."""
         return self.inner.schema
 
     @property
-    def target_location(self) -> Tensor:  # type: ignore[override]
+    def target_location(self) -> Tensor:  # type: ignore[override]  # the inner network's
         """The inner network's."""
         return self.inner.target_location
 
     @property
-    def target_scale(self) -> Tensor:  # type: ignore[override]
+    def target_scale(self) -> Tensor:  # type: ignore[override]  # the inner network's
         """The inner network's."""
         return self.inner.target_scale
 
