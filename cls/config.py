@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from cls.config_faults import ConfigError, Fault
 from cls.config_file import Document, read_document
+from cls.config_http import HttpConfig, ServeConfig, WebhookConfig
 from cls.config_rules import cross_faults
 from cls.config_stream import (
     DetectConfig,
@@ -27,7 +28,7 @@ from cls.config_stream import (
     StreamConfig,
     UpdateConfig,
 )
-from cls.config_tables import Address, Count, Duration, Name, Seconds, Table, hours
+from cls.config_tables import Count, Duration, Name, Seconds, Table, hours
 
 __all__ = [
     "Config",
@@ -40,25 +41,15 @@ __all__ = [
     "RetentionConfig",
     "RolloutConfig",
     "SchemaConfig",
+    "ServeConfig",
     "SourceConfig",
     "StreamConfig",
     "UpdateConfig",
+    "WebhookConfig",
     "WorkerConfig",
     "load_config",
     "read_config",
 ]
-
-
-class HttpConfig(Table):
-    """Where the processes listen."""
-
-    ingest: Address = Field(
-        "127.0.0.1:8710", description="host:port of the event and label inbox (cls daemon)"
-    )
-    serve: Address = Field("127.0.0.1:8720", description="host:port of predictions (cls serve)")
-    mlflow: Address = Field(
-        "127.0.0.1:5000", description="host:port of the MLflow UI that cls up and cls ui start"
-    )
 
 
 class WorkerConfig(Table):
@@ -96,11 +87,13 @@ class Config(Table):
     database_url: str = Field("", description="SQLAlchemy URL of the state; empty: an SQLite file in home")
     mlflow_uri: str = Field("", description="MLflow tracking URI; empty: an SQLite file in home")
     http: HttpConfig = Field(default_factory=HttpConfig)
+    serve: ServeConfig = Field(default_factory=ServeConfig)
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
     retention: RetentionConfig = Field(default_factory=RetentionConfig)
     models: dict[str, str] = Field(
         default_factory=dict, description='names of your models: name = "package.module:Class"'
     )
+    webhooks: dict[Name, WebhookConfig] = Field(default_factory=dict)
     streams: dict[Name, StreamConfig] = Field(default_factory=dict)
 
     @property

@@ -238,13 +238,49 @@ class RolloutConfig(Table):
     light: bool = Field(
         True, description="light updates go from the gate to champion at once, and are watched"
     )
-    shadow_rows: Count = Field(500, description="labelled rows that a shadow must be compared on")
-    margin: Share = Field(0.05, description="relative loss that a shadow may lose and still be promoted")
-    confidence: Confidence = Field(0.95, description="confidence of the anytime-valid comparison")
+    evidence: Literal["labels", "guardrails"] = Field(
+        "labels",
+        description="what promotes: labelled rows on which it is not worse, or guardrails alone, for labels that never come in time",
+    )
+    shadow_rows: Count = Field(
+        500, description="rows that a shadow must be compared on; labelled ones, if labels promote"
+    )
+    canary_steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.05, 0.25),
+        strict=False,
+        description="shares of the keys that a canary answers, step by step; empty: no canary",
+    )
+    step_rows: Count = Field(200, description="further rows that each step of a canary must be compared on")
+    step_time: Duration = Field(hours(0), description="stream time that each stage takes at least (duration)")
+    approval: Literal["none", "canary", "champion", "both"] = Field(
+        "none", description="stages that wait for `cls rollout approve`"
+    )
+    margin: Share = Field(0.05, description="relative loss that a version may lose and still go on")
+    confidence: Confidence = Field(0.95, description="confidence with which it must be not worse to go on")
     deadline: Duration = Field(
-        hours(72), description="stream time after which an undecided shadow goes back (duration)"
+        hours(72), description="stream time after which an undecided shadow or canary goes back (duration)"
+    )
+    false_alarm: Confidence = Field(
+        0.01,
+        description="probability of ever sending a version back that is as good (labels and guardrails together)",
+    )
+    error_ratio: float = Field(
+        2.0,
+        ge=1,
+        description="errors per row, or answers that are no number, at which a version goes back, over the champion's",
+    )
+    latency_margin: float = Field(
+        0.5, ge=0, description="relative excess over the champion's p99 latency at which a version goes back"
+    )
+    drift_nats: float = Field(
+        0.5,
+        gt=0,
+        description="divergence of its predictions from the champion's, in nats, at which a version goes back",
     )
     watch_rows: int = Field(1000, ge=0, description="labelled rows for which a new champion is watched")
+    watch_time: Duration = Field(
+        hours(0), description="stream time for which it is watched at least (duration)"
+    )
     watch_margin: Share = Field(
         0.05, description="relative loss over its predecessor at which it is rolled back"
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from cls.config import Config, StreamConfig
+from cls.config import Config, StreamConfig, WebhookConfig
 from cls.toml_text import toml_value
 
 _HEAD = """\
@@ -40,6 +40,9 @@ _UNSET: dict[str, Any] = {
     "every": timedelta(days=1),
     "device_seconds_per_1k_passes": 0.05,
     "path": "data/",
+    "requests_per_second": 500.0,
+    "tls_certificate": "certificate.pem",
+    "tls_key": "key.pem",
 }
 _COMMENT_COLUMN = 44
 
@@ -48,6 +51,10 @@ def config_template() -> str:
     """Return a `cls.toml` in which every field stands with its default, commented out."""
     lines = [_HEAD, *_fields(Config, {})]
     lines += ["", "# [models]", '# mine = "mypackage.models:MyModel"  # models of yours, by name']
+    lines += ["", "# [webhooks.ops]  # whom to tell what happens"]
+    lines += _fields(
+        WebhookConfig, {"url": "https://ops.example.org/cls", "secret_env": "CLS_WEBHOOK_SECRET"}
+    )
     for name, table in _tables(Config):
         lines += ["", f"[{name}]  # {_first_line(table)}", *_fields(table, {})]
     lines += ["", _STREAM.rstrip(), "#", "# [streams.example]", *_fields(StreamConfig, _EXAMPLE[""])]
@@ -69,7 +76,7 @@ def _tables(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
 def _fields(model: type[BaseModel], example: dict[str, Any]) -> Iterator[str]:
     tables = [name for name, _ in _tables(model)]
     for name, field in model.model_fields.items():
-        if name not in ("streams", "models") and (field.alias or name) not in tables:
+        if name not in ("streams", "models", "webhooks") and (field.alias or name) not in tables:
             assignment = f"# {name} = {toml_value(_shown(name, field, example))}"
             yield f"{assignment:<{_COMMENT_COLUMN}}  # {field.description}{_remark(field)}"
 

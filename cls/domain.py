@@ -302,7 +302,8 @@ class RolloutState(StrEnum):
     """A candidate's way to users."""
 
     WAITING = "waiting"  # for its stream time to come
-    SHADOW = "shadow"
+    SHADOW = "shadow"  # scored beside the champion, answers nobody
+    CANARY = "canary"  # answers a share of the keys
     WATCHING = "watching"  # champion, still compared with its predecessor
     DONE = "done"
     REJECTED = "rejected"
@@ -326,6 +327,15 @@ class Rollout:
     paired_squares: float
     base_loss: float  # sum of the other's loss over the same rows
     episode: int | None
+    since: int | None = None  # first event position scored by both
+    step: int = 0  # of the canary, from 0
+    share: float = 0.0  # of the keys that the version answers as a canary
+    step_at: datetime | None = None  # stream time at which the state or step began
+    step_n: int = 0  # `paired_n` when it began
+    deadline_at: datetime | None = None  # stream time after which an undecided rollout goes back
+    slow_us: int | None = None  # microseconds beyond which an answer counts as slow
+    paused_at: datetime | None = None  # stream time
+    approved: str = ""  # stage up to which an operator agreed: "", "canary" or "champion"
 
 
 @dataclass(frozen=True)

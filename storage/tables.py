@@ -455,6 +455,18 @@ rollouts = Table(
     Column("started_at", Instant),  # stream time
     Column("ended_at", Instant),  # stream time
     Column("since", BigInteger),  # first event position scored by both
+    Column("step", Integer, nullable=False, server_default="0"),  # of the canary, from 0
+    Column(
+        "share", Float, nullable=False, server_default="0"
+    ),  # of the keys that the version answers as a canary
+    Column("step_at", Instant),  # stream time at which the state or step began
+    Column("step_n", BigInteger, nullable=False, server_default="0"),  # paired rows when it began
+    Column("deadline_at", Instant),  # stream time after which an undecided rollout goes back
+    Column(
+        "slow_us", BigInteger
+    ),  # microseconds beyond which an answer counts as slow; fixed when the canary begins
+    Column("paused_at", Instant),  # stream time
+    Column("approved", String(16), nullable=False, server_default=""),  # stage up to which an operator agreed
     Column("paired_n", BigInteger, nullable=False, server_default="0"),
     Column("paired_total", Float, nullable=False, server_default="0"),
     Column("paired_squares", Float, nullable=False, server_default="0"),
@@ -463,13 +475,91 @@ rollouts = Table(
     Column("reason", Text, nullable=False, server_default=""),
     Index("ix_rollouts_stream_state", "stream", "state"),
 )
-_live_rollout = rollouts.c.state.in_(("waiting", "shadow"))
+_live_rollout = rollouts.c.state.in_(("waiting", "shadow", "canary"))
 Index(
     "uq_rollouts_live",
     rollouts.c.stream,
     unique=True,
     sqlite_where=_live_rollout,
     postgresql_where=_live_rollout,
+)
+
+served = Table(  # what guardrails look at: sums, added to by every replica
+    "served",
+    metadata,
+    _stream(primary_key=True),
+    Column("rollout", BigInteger, primary_key=True),  # 0: outside a rollout
+    Column("stage", String(16), primary_key=True),  # champion | shadow | canary-STEP
+    Column("version", Integer, primary_key=True),
+    Column("rows", BigInteger, nullable=False),
+    Column("batches", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),  # batches that raised
+    Column("nonfinite", BigInteger, nullable=False),  # rows answered by what is no number
+    Column("latency", JSON, nullable=False),  # batches by `cls.arms.LATENCY_US`
+    Column("outputs", JSON, nullable=False),  # rows by `cls.arms.output_bins` of the champion
+    Column("updated_at", Instant, nullable=False),  # database time
+)
+
+allocations = Table(  # of a canary: whether keys come back from the version that they were assigned to
+    "allocations",
+    metadata,
+    Column("rollout", BigInteger, primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column(
+        "champion", LargeBinary, nullable=False
+    ),  # bitmap of hash slots whose first key the champion answered
+    Column("canary", LargeBinary, nullable=False),
+    Column("misrouted", BigInteger, nullable=False),  # rows answered by the other version than their key's
+)
+
+# -- operators and those who listen -------------------------------------------------------------------------------------
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(16), primary_key=True),  # public part of the token
+    Column("name", String(63), nullable=False),
+    Column("hash", String(64), nullable=False),  # SHA-256 of the secret part
+    Column("scopes", JSON, nullable=False),
+    Column("created_by", String(255), nullable=False),
+    Column("created_at", Instant, nullable=False),  # database time
+    Column("expires_at", Instant),  # database time
+    Column("revoked_at", Instant),  # database time
+    Column("used_at", Instant),  # database time; to the minute
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    _id(),
+    Column("at", Instant, nullable=False),  # database time
+    Column("actor", String(255), nullable=False),  # user@host, or token:ID NAME
+    Column("origin", String(64), nullable=False),  # cli, or the address of an HTTP client
+    Column("action", String(64), nullable=False),
+    Column("stream", String(63)),
+    Column("arguments", JSON, nullable=False),
+    Column("outcome", Text, nullable=False),
+)
+
+announcements = Table(  # what webhooks are told, in order
+    "announcements",
+    metadata,
+    _id(),
+    _stream(),
+    Column("kind", String(32), nullable=False),  # rollout.canary, rollout.promoted, drift.alarm ...
+    Column("payload", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False),  # database time
+)
+
+webhooks = Table(  # how far each has been told
+    "webhooks",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("position", BigInteger, nullable=False),  # id of the last announcement dealt with
+    Column("attempts", Integer, nullable=False, server_default="0"),  # at the next one
+    Column("next_at", Instant, nullable=False),  # database time
+    Column("delivered_at", Instant),  # database time
+    Column("error", Text),
 )
 
 # -- projections and processes ----------------------------------------------------------------------------------------

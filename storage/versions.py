@@ -16,7 +16,7 @@ from storage.db import database_now, upsert
 from storage.statements import add_row
 from storage.tables import champions, promotions, rollouts, streams, versions
 
-LIVE = (RolloutState.WAITING, RolloutState.SHADOW)
+LIVE = (RolloutState.WAITING, RolloutState.SHADOW, RolloutState.CANARY)
 
 _VERSION = select(versions).where(
     versions.c.stream == bindparam("stream"), versions.c.number == bindparam("number")
@@ -249,6 +249,15 @@ def _rollout(row: Row[Any]) -> Rollout:
         row.paired_squares,
         row.base_loss,
         row.episode_id,
+        row.since,
+        row.step,
+        row.share,
+        row.step_at,
+        row.step_n,
+        row.deadline_at,
+        row.slow_us,
+        row.paused_at,
+        row.approved,
     )
 
 

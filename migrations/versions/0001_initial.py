@@ -303,6 +303,14 @@ def upgrade() -> None:
         sa.Column("started_at", sa.BigInteger(), nullable=True),
         sa.Column("ended_at", sa.BigInteger(), nullable=True),
         sa.Column("since", sa.BigInteger(), nullable=True),
+        sa.Column("step", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("share", sa.Float(), server_default="0", nullable=False),
+        sa.Column("step_at", sa.BigInteger(), nullable=True),
+        sa.Column("step_n", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("deadline_at", sa.BigInteger(), nullable=True),
+        sa.Column("slow_us", sa.BigInteger(), nullable=True),
+        sa.Column("paused_at", sa.BigInteger(), nullable=True),
+        sa.Column("approved", sa.String(length=16), server_default="", nullable=False),
         sa.Column("paired_n", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("paired_total", sa.Float(), server_default="0", nullable=False),
         sa.Column("paired_squares", sa.Float(), server_default="0", nullable=False),
@@ -317,9 +325,87 @@ def upgrade() -> None:
             "uq_rollouts_live",
             ["stream"],
             unique=True,
-            sqlite_where=sa.text("state IN ('waiting', 'shadow')"),
-            postgresql_where=sa.text("state IN ('waiting', 'shadow')"),
+            sqlite_where=sa.text("state IN ('waiting', 'shadow', 'canary')"),
+            postgresql_where=sa.text("state IN ('waiting', 'shadow', 'canary')"),
         )
+
+    op.create_table(
+        "served",
+        sa.Column("stream", sa.String(length=63), nullable=False),
+        sa.Column("rollout", sa.BigInteger(), nullable=False),
+        sa.Column("stage", sa.String(length=16), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.Column("batches", sa.BigInteger(), nullable=False),
+        sa.Column("errors", sa.BigInteger(), nullable=False),
+        sa.Column("nonfinite", sa.BigInteger(), nullable=False),
+        sa.Column("latency", sa.JSON(), nullable=False),
+        sa.Column("outputs", sa.JSON(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("stream", "rollout", "stage", "version", name=op.f("pk_served")),
+    )
+
+    op.create_table(
+        "allocations",
+        sa.Column("rollout", sa.BigInteger(), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("champion", sa.LargeBinary(), nullable=False),
+        sa.Column("canary", sa.LargeBinary(), nullable=False),
+        sa.Column("misrouted", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("rollout", "step", name=op.f("pk_allocations")),
+    )
+
+    op.create_table(
+        "tokens",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.Column("scopes", sa.JSON(), nullable=False),
+        sa.Column("created_by", sa.String(length=255), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("revoked_at", sa.BigInteger(), nullable=True),
+        sa.Column("used_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
+    )
+
+    op.create_table(
+        "audit",
+        sa.Column(
+            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
+        ),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("actor", sa.String(length=255), nullable=False),
+        sa.Column("origin", sa.String(length=64), nullable=False),
+        sa.Column("action", sa.String(length=64), nullable=False),
+        sa.Column("stream", sa.String(length=63), nullable=True),
+        sa.Column("arguments", sa.JSON(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
+    )
+
+    op.create_table(
+        "announcements",
+        sa.Column(
+            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
+        ),
+        sa.Column("stream", sa.String(length=63), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("payload", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_announcements")),
+    )
+
+    op.create_table(
+        "webhooks",
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("next_at", sa.BigInteger(), nullable=False),
+        sa.Column("delivered_at", sa.BigInteger(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_webhooks")),
+    )
 
     op.create_table(
         "score_panes",
@@ -500,12 +586,14 @@ def downgrade() -> None:
     with op.batch_alter_table("rollouts", schema=None) as batch_op:
         batch_op.drop_index(
             "uq_rollouts_live",
-            sqlite_where=sa.text("state IN ('waiting', 'shadow')"),
-            postgresql_where=sa.text("state IN ('waiting', 'shadow')"),
+            sqlite_where=sa.text("state IN ('waiting', 'shadow', 'canary')"),
+            postgresql_where=sa.text("state IN ('waiting', 'shadow', 'canary')"),
         )
         batch_op.drop_index("ix_rollouts_stream_state")
 
     op.drop_table("rollouts")
+    for table in ("served", "allocations", "tokens", "audit", "announcements", "webhooks"):
+        op.drop_table(table)
     with op.batch_alter_table("promotions", schema=None) as batch_op:
         batch_op.drop_index("ix_promotions_stream_since")
         batch_op.drop_index("ix_promotions_stream_id")
