@@ -1,27 +1,85 @@
-"""Follows the champions: a new one is loaded and warmed up before one reference is swapped, and the old one stays resident."""
+"""Follows the rollout rows: what answers a stream is one immutable value, swapped in one assignment.
+
+A version is loaded and tried by a thread of its own, so that a slow one holds back neither requests nor other streams. What may be needed
+next (the predecessor to go back to, a candidate on its way) is loaded beforehand, and stays: going back needs neither database files nor
+the artifact store.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
-from cls.errors import CLSError, Corrupt
+from cls.arms import stage_name
+from cls.domain import Json, Rollout, RolloutState
+from cls.errors import CLSError, Corrupt, Temporary
 from cls.logging import get_logger
 from cls.models import LoadedModel, ModelCache
 from detectors.columns import Categorical, Column
 from storage.db import reading
-from storage.versions import champion
+from storage.versions import champion, rollouts_in
 
-RETRY_SECONDS = 5.0  # between two tries to load a champion that was refused
+RETRY_SECONDS = 5.0  # between two tries to load a version that was refused
+PATIENCE_SECONDS = 0.5  # that a look waits for versions which it has begun to load
 WARM_ROWS = (1, 64)
 _log = get_logger(__name__)
 
+OnError = Callable[[str, int, str, int], None]  # stream, rollout, stage, version that could not be loaded
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """Who answers a stream. A request reads it once, so that a swap cannot tear it."""
+
+    champion: LoadedModel
+    challenger: LoadedModel | None = None  # of a canary
+    share: float = 0.0  # of the keys that the challenger answers
+    rollout: int = 0  # 0: none
+    stage: str = "champion"  # see `cls.arms.stage_name`
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the database says of a stream."""
+
+    champion: int | None = None
+    challenger: int | None = None  # of a canary
+    share: float = 0.0
+    rollout: int = 0
+    stage: str = "champion"
+    spare: frozenset[int] = frozenset()  # to be resident besides
+
+    @property
+    def versions(self) -> list[int]:
+        """Those to be resident, the most urgent first."""
+        answering = [version for version in (self.champion, self.challenger) if version is not None]
+        return answering + sorted(self.spare - {*answering}, reverse=True)
+
+
+class _Load(threading.Thread):
+    """Loads and tries one version."""
+
+    def __init__(self, work: Callable[[], LoadedModel]) -> None:
+        super().__init__(name="load-version", daemon=True)
+        self._work = work
+        self.model: LoadedModel | None = None
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self.model = self._work()
+        except Exception as error:  # noqa: BLE001 - whatever a model may raise: the one that serves goes on serving
+            self.error = error
+
 
 class Follower:
-    """Knows the model that serves each stream.
+    """Knows the models that serve each stream, and keeps them.
 
     Parameters
     ----------
@@ -31,65 +89,184 @@ class Follower:
         The database.
     models
         Loads versions.
+    on_error
+        Told of each try to load an answering version that was refused.
     """
 
-    def __init__(self, streams: Sequence[str], engine: Engine, models: ModelCache) -> None:
+    def __init__(
+        self, streams: Sequence[str], engine: Engine, models: ModelCache, on_error: OnError | None = None
+    ) -> None:
         self._engine = engine
         self._models = models
-        self._serving: dict[str, LoadedModel | None] = dict.fromkeys(streams)
-        self._previous: dict[str, LoadedModel | None] = dict.fromkeys(streams)
-        self._wanted: dict[str, int | None] = dict.fromkeys(streams)
-        self._refused: dict[str, tuple[int, float]] = {}  # version, and when to try again
+        self._on_error = on_error
+        self._streams = tuple(streams)
+        self._routes: dict[str, Route] = {}
+        self._wanted = dict.fromkeys(self._streams, _Wanted())
+        self._resident: dict[tuple[str, int], LoadedModel] = {}
+        self._loads: dict[tuple[str, int], _Load] = {}
+        self._refused: dict[tuple[str, int], tuple[str, float]] = {}  # why, and when to try again
         self._asked = False
+        self._polling = threading.Lock()
+
+    def route(self, stream: str) -> Route | None:
+        """Return who answers a stream now; None before its first champion."""
+        return self._routes.get(stream)
 
     def serving(self, stream: str) -> LoadedModel | None:
-        """Return the model that serves a stream now; None before its first champion."""
-        return self._serving[stream]
+        """Return the champion that answers a stream now; None before its first."""
+        route = self._routes.get(stream)
+        return None if route is None else route.champion
 
-    def state(self) -> dict[str, dict[str, int | None]]:
-        """Return, by stream, the version that serves and the one that should."""
-        return {
-            name: {"serving": None if model is None else model.version, "champion": self._wanted[name]}
-            for name, model in self._serving.items()
-        }
+    def state(self) -> dict[str, Json]:
+        """Return, by stream, the version that serves and the one that should, and the canary beside it."""
+        found: dict[str, Json] = {}
+        for name in self._streams:
+            route, wanted = self._routes.get(name), self._wanted[name]
+            found[name] = {
+                "serving": None if route is None else route.champion.version,
+                "champion": wanted.champion,
+            }
+            if route is not None and wanted.challenger is not None:
+                serves = route.challenger is not None
+                found[name] |= {"canary": wanted.challenger, "share": route.share if serves else 0.0}
+        return found
 
     @property
     def ready(self) -> bool:
         """Whether every stream that has a champion has a model."""
         return self._asked and all(
-            model is not None or self._wanted[name] is None for name, model in self._serving.items()
+            name in self._routes or wanted.champion is None for name, wanted in self._wanted.items()
         )
 
     def poll(self) -> None:
-        """Look who is champion and switch. Raises `Unavailable`; what serves goes on serving."""
-        with reading(self._engine) as connection:
-            champions = {name: champion(connection, name) for name in self._serving}
-        for name, found in champions.items():
-            self._wanted[name] = None if found is None else found.version
-            serving = self._serving[name]
-            if found is not None and (serving is None or serving.version != found.version):
-                self._switch(name, found.version)
-        self._asked = True
+        """Look who is to serve and switch. Raises `Unavailable`; what serves goes on serving."""
+        with self._polling:
+            with reading(self._engine) as connection:
+                self._wanted = {name: _read(connection, name) for name in self._streams}
+            begun = self._begin()
+            self._switch()
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            for load in begun:
+                load.join(max(deadline - time.monotonic(), 0.0))
+            if begun:
+                self._switch()
+            self._asked = True
 
-    def _switch(self, stream: str, version: int) -> None:
-        refused, again = self._refused.get(stream, (0, 0.0))
-        if refused == version and time.monotonic() < again:
+    def _begin(self) -> list[_Load]:
+        """Begin to load what is wanted and not there; returns the loads of versions that are to answer."""
+        urgent = []
+        for stream, wanted in self._wanted.items():
+            for version in wanted.versions:
+                key = (stream, version)
+                _, again = self._refused.get(key, ("", 0.0))
+                if key in self._resident or key in self._loads or time.monotonic() < again:
+                    continue
+                load = self._loads[key] = _Load(partial(self._prepared, stream, version))
+                load.start()
+                if version in (wanted.champion, wanted.challenger):
+                    urgent.append(load)
+        return urgent
+
+    def _prepared(self, stream: str, version: int) -> LoadedModel:
+        model = self._models.load(stream, version)
+        warm_up(model)
+        return model
+
+    def _switch(self) -> None:
+        """Take in what has been loaded, and let each stream be answered by what it should be."""
+        for key, load in list(self._loads.items()):
+            if not load.is_alive():
+                del self._loads[key]
+                self._take(*key, load)
+        for stream, wanted in self._wanted.items():
+            self._swap(stream, wanted)
+        kept = {(stream, version) for stream, wanted in self._wanted.items() for version in wanted.versions}
+        kept |= {(stream, route.champion.version) for stream, route in self._routes.items()}
+        for key in self._resident.keys() - kept:
+            del self._resident[key]
+        for key in self._refused.keys() - kept:
+            del self._refused[key]
+
+    def _take(self, stream: str, version: int, load: _Load) -> None:
+        if load.model is not None:
+            self._resident[stream, version] = load.model
+            self._refused.pop((stream, version), None)
             return
-        before = self._serving[stream]
-        serving = None if before is None else before.version
-        try:
-            model = self._models.get(stream, version)
-            warm_up(model)
-        except Exception as error:  # noqa: BLE001 - whatever a model may raise: the one that serves goes on serving
-            if refused != version:
-                details = {"stream": stream, "version": version, "serving": serving, "error": str(error)}
-                _log.error("champion refused", exc_info=not isinstance(error, CLSError), **details)
-            self._refused[stream] = version, time.monotonic() + RETRY_SECONDS
+        error, wanted = load.error, self._wanted[stream]
+        before, _ = self._refused.get((stream, version), ("", 0.0))
+        if before != str(error):
+            _log.error(
+                "version refused",
+                exc_info=None if isinstance(error, CLSError) else error,
+                stream=stream,
+                version=version,
+                serving=getattr(self.serving(stream), "version", None),
+                error=str(error),
+            )
+        self._refused[stream, version] = str(error), time.monotonic() + RETRY_SECONDS
+        answers = version in (wanted.champion, wanted.challenger)
+        if self._on_error is not None and answers and not isinstance(error, Temporary):
+            self._on_error(stream, wanted.rollout, wanted.stage, version)
+
+    def _swap(self, stream: str, wanted: _Wanted) -> None:
+        now = self._routes.get(stream)
+        if wanted.champion is None:
             return
-        self._refused.pop(stream, None)
-        self._previous[stream] = before  # resident, so that going back needs no load
-        self._serving[stream] = model
-        _log.info("champion serves", stream=stream, version=version, previous=serving)
+        new = self._resident.get((stream, wanted.champion))
+        if new is None:  # what serves goes on; its answers are of no stage of a rollout
+            route = None if now is None else Route(now.champion)
+        else:
+            challenger = (
+                None if wanted.challenger is None else self._resident.get((stream, wanted.challenger))
+            )
+            share = 0.0 if challenger is None else wanted.share
+            route = Route(new, challenger, share, wanted.rollout, wanted.stage)
+        if route is None or (now is not None and _facts(route) == _facts(now)):
+            return
+        self._routes[stream] = route
+        before = None if now is None else now.champion.version
+        if before != route.champion.version:
+            _log.info("champion serves", stream=stream, version=route.champion.version, previous=before)
+        if route.challenger is not None:
+            _log.info("canary serves", stream=stream, version=route.challenger.version, share=route.share)
+
+
+def _read(connection: Connection, stream: str) -> _Wanted:
+    found = champion(connection, stream)
+    if found is None:
+        return _Wanted()
+    states = (RolloutState.WAITING, RolloutState.SHADOW, RolloutState.CANARY, RolloutState.WATCHING)
+    under_way = rollouts_in(connection, stream, *states)
+    spare = {found.previous} | {rollout.version for rollout in under_way}
+    spare |= {rollout.parent for rollout in under_way}
+    wanted = _Wanted(found.version, spare=frozenset(version for version in spare if version is not None))
+    stage = _stage(under_way, found.version)
+    if stage is None:
+        return wanted
+    canary = stage.state == RolloutState.CANARY
+    return _Wanted(
+        found.version,
+        stage.version if canary else None,
+        stage.share if canary else 0.0,
+        stage.id,
+        stage_name("canary" if canary else "champion", stage.step),
+        wanted.spare,
+    )
+
+
+def _stage(under_way: Sequence[Rollout], serving: int) -> Rollout | None:
+    """Return the rollout that answers belong to: one under way beside its champion, else one that is watched."""
+    for rollout in under_way:
+        if rollout.state in (RolloutState.SHADOW, RolloutState.CANARY) and rollout.parent == serving:
+            return rollout
+    for rollout in under_way:
+        if rollout.state == RolloutState.WATCHING and rollout.version == serving:
+            return rollout
+    return None
+
+
+def _facts(route: Route) -> tuple[object, ...]:
+    return route.champion, route.challenger, route.share, route.rollout, route.stage
 
 
 def warm_up(model: LoadedModel) -> None:

@@ -35,6 +35,16 @@ class LoadedModel:
         """What it reads and predicts."""
         return self.model.schema
 
+    @property
+    def target_location(self) -> float:
+        """Where its target lies, in target units; 0 for classes."""
+        return float(self.model.target_location)
+
+    @property
+    def target_scale(self) -> float:
+        """How far its target spreads, in target units; 1 for classes."""
+        return float(self.model.target_scale)
+
     def predict(self, columns: Columns) -> NDArray[np.float64]:
         """Return (N,) predictions in target units, or (N, K) class probabilities."""
         return self.model.predict(columns)
@@ -52,7 +62,7 @@ class ModelCache:
     models
         The operator's own models, "module:Class" by name.
     capacity
-        Versions kept; at least champion, predecessor and challenger of each stream should fit.
+        Versions that `get` keeps.
     """
 
     def __init__(
@@ -66,7 +76,18 @@ class ModelCache:
         self._lock = Lock()  # held while loading, too: nobody loads the same version twice at once
 
     def get(self, stream: str, version: int) -> LoadedModel:
-        """Return a version, loading it if it is not there.
+        """Return a version, loading it if it is not there; errors as those of `load`."""
+        with self._lock:
+            key = (stream, version)
+            if key not in self._kept:
+                self._kept[key] = self.load(stream, version)
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
+            return self._kept[key]
+
+    def load(self, stream: str, version: int) -> LoadedModel:
+        """Return a version that the caller keeps; many may load at once.
 
         Raises
         ------
@@ -79,16 +100,6 @@ class ModelCache:
         Unavailable
             If the database or the store does not answer.
         """
-        with self._lock:
-            key = (stream, version)
-            if key not in self._kept:
-                self._kept[key] = self._load(stream, version)
-            self._kept.move_to_end(key)
-            while len(self._kept) > self._capacity:
-                self._kept.popitem(last=False)
-            return self._kept[key]
-
-    def _load(self, stream: str, version: int) -> LoadedModel:
         with reading(self._engine) as connection:
             found = read_version(connection, stream, version)
         try:
