@@ -6,7 +6,7 @@ Shapes: B rows of a batch, N rows, K outputs, H features of the last hidden laye
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -110,18 +110,34 @@ class Model(nn.Module, ABC):
 
     @torch.inference_mode()
     def predict(self, columns: Columns) -> NDArray[np.float64]:
-        """Return (N,) predictions in target units, or (N, K) class probabilities. The mode is left as it was."""
+        """Return (N,) predictions in target units, or (N, K) class probabilities. The mode is left as it was.
+
+        In eval mode nothing is written, so that many threads may predict at once.
+        """
         was_training = self.training
-        self.eval()
-        firsts = range(0, max(rows_of(columns), 1), self.predict_rows)
-        out_NK = torch.cat(
-            [self(*self.encode(take(columns, slice(first, first + self.predict_rows)))) for first in firsts]
-        ).double()
-        self.train(was_training)
+        if was_training:
+            self.eval()
+        out_NK = self.outputs(columns, self)
+        if was_training:
+            self.train()
+        return self.decode(out_NK)
+
+    def outputs(self, columns: Columns, forward: Callable[..., Tensor]) -> Tensor:
+        """Return out_NK of `forward`, which does what the model's own does, over `predict_rows` at a time."""
+        rows = rows_of(columns)
+        if rows <= self.predict_rows:
+            return forward(*self.encode(columns))
+        firsts = range(0, rows, self.predict_rows)
+        parts = [take(columns, slice(first, first + self.predict_rows)) for first in firsts]
+        return torch.cat([forward(*self.encode(part)) for part in parts])
+
+    def decode(self, out_NK: Tensor) -> NDArray[np.float64]:
+        """Return (N,) predictions in target units, or (N, K) class probabilities, of what `forward` returned."""
+        out_NK = out_NK.double()
         if self.schema.task == "classification":
             return cast("NDArray[np.float64]", out_NK.softmax(dim=1).cpu().numpy())
-        prediction_N = out_NK[:, 0] * self.target_scale + self.target_location
-        return cast("NDArray[np.float64]", prediction_N.cpu().numpy())
+        standard_N = cast("NDArray[np.float64]", out_NK.cpu().numpy())[:, 0]
+        return standard_N * self.target_scale.item() + self.target_location.item()
 
     def fit_target(self, target: NDArray[np.float64]) -> None:
         """Freeze the target's scale at the median and the interquartile range of the train rows."""

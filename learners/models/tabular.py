@@ -48,6 +48,7 @@ class TabularNetwork(Model):
         super().__init__()
         self.config, self.schema = config, schema
         self.vocabularies = [list(vocabulary) for vocabulary in vocabularies]
+        self._codes: list[dict[str, int]] = [{} for _ in self.vocabularies]  # see `_index`
         self.widths = list(widths or (_embedding_width(len(v), config) for v in self.vocabularies))
         features = len(schema.numeric)
         self.register_buffer("numeric_mean", torch.zeros(features, dtype=torch.float64))
@@ -121,9 +122,8 @@ class TabularNetwork(Model):
         """
         device = self.numeric_mean.device
         codes_BC = np.zeros((rows_of(columns), len(self.vocabularies)), dtype=np.int64)
-        for c, (name, vocabulary) in enumerate(zip(self.schema.categorical, self.vocabularies, strict=True)):
-            column = _categorical(columns, name)
-            index = {category: i for i, category in enumerate(vocabulary, start=1)}
+        for c, name in enumerate(self.schema.categorical):
+            column, index = _categorical(columns, name), self._index(c)
             lookup = np.array([*(index.get(category, 0) for category in column.vocabulary), 0])
             codes_BC[:, c] = lookup[column.codes]  # code -1, missing, reads the 0 at the end
         return self._standardise(columns).to(device), torch.from_numpy(codes_BC).to(device)
@@ -155,6 +155,13 @@ class TabularNetwork(Model):
         """Append an output for each new class; see `Model.grow_classes`."""
         self.schema = with_classes(self.schema, classes)
         grow_head(self.head, self.schema.outputs)
+
+    def _index(self, c: int) -> dict[str, int]:
+        """Return the codes of a feature's categories. Vocabularies only grow at their end, so their length tells whether it is old."""
+        vocabulary, index = self.vocabularies[c], self._codes[c]
+        if len(index) != len(vocabulary):
+            index = self._codes[c] = {category: i for i, category in enumerate(vocabulary, start=1)}
+        return index
 
     def _standardise(self, columns: Columns) -> Tensor:
         mean_F, scale_F = self.numeric_mean.cpu().numpy(), self.numeric_scale.cpu().numpy()
