@@ -5,6 +5,7 @@ Everything that CLS does to a stream by itself or for an operator is done here, 
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,12 +32,15 @@ from cls.promote import Promoter
 from cls.schedule import last_fire
 from cls.times import from_us, to_us
 from storage import drift as drift_store
-from storage import job_rows, outbox
+from storage import job_rows
 from storage import log as log_store
 from storage import streams as stream_store
 from storage import versions as version_store
+from storage.announcements import announce
 from storage.db import reading, transaction
 
+HOLDS = ("pause", "resume", "approve", "abort")  # what operators ask about a rollout
+GUARD_SECONDS = 1.0  # between two looks at rollouts while no data come: their guardrails need none
 WHOLE = 3  # windows' worth of rows in a row that alarm without a fault, before drift is believed after one
 
 
@@ -53,6 +57,7 @@ class Actor:
         self.promoter = Promoter(name, settings, log, artifacts)
         self.orders = Orders(name, settings)
         self._acted: datetime | None = None  # stream time of the last turn
+        self._guarded = time.monotonic()  # when the last look at rollouts without data was
 
     def act(self, *, moved: bool) -> bool:
         """Take the turn; `moved` says that new data came since the last one. Returns whether anything changed."""
@@ -65,7 +70,7 @@ class Actor:
             fired = None if now is None else self._fired(connection, now)
             moved = moved or now != self._acted
             if not (moved or ended or asked or fired):
-                return False
+                return self._guard(now)
             drifted = self._drifted_labels(connection)
         if now is None:
             return self._refuse_all()
@@ -80,6 +85,18 @@ class Actor:
             acted = self._decide(connection, now, drifted)
         self._acted = now
         return acted or bool(ended or asked)
+
+    def _guard(self, now: datetime | None) -> bool:
+        """Look after rollouts while nothing else happens: a version that fails must not wait for data to be sent back."""
+        if now is None or time.monotonic() - self._guarded < GUARD_SECONDS:
+            return False
+        self._guarded = time.monotonic()
+        with reading(self.engine) as connection:
+            if not version_store.rollouts_in(connection, self.name, *version_store.MOVING):
+                return False
+        with transaction(self.engine) as connection:
+            self.promoter.roll(connection, now)
+        return False
 
     def _refuse_all(self) -> bool:
         """Answer what was asked of a stream without events."""
@@ -151,6 +168,12 @@ class Actor:
                 "p_value": verdict.p_value,
             },
         )
+        announce(
+            connection,
+            self.name,
+            "drift.alarm",
+            {"episode": episode, "detector": verdict.detector, "reason": verdict.summary, "fault": fault},
+        )
         self.orders.report(connection, now, episode, verdict)
 
     def _drifted_labels(self, connection: Connection) -> int:
@@ -221,6 +244,7 @@ class Actor:
             episode=job_input.episode,
             details=job.result,
         )
+        announce(connection, self.name, "update.failed", {"job": job.id, "reason": reason})
         self.promoter.reopen(connection)
 
     def _answer(self, connection: Connection, request: Any, now: datetime, drifted: int) -> None:
@@ -237,15 +261,15 @@ class Actor:
         by = f"by {request.requested_by}"
         if request.kind == "rollback":
             back = self.promoter.roll_back(connection, champion, now, f"rolled back {by}")
-            outbox.post(connection, self.name, "aliases", {})
             return f"version {back} serves again"
         if request.kind == "promote":
             version = int(request.arguments["version"])
             if champion is not None and champion.version == version:
                 return f"version {version} is champion already"
             self.promoter.promote_by_hand(connection, version, champion, now, f"promoted {by}")
-            outbox.post(connection, self.name, "aliases", {})
             return f"version {version} is champion"
+        if request.kind in HOLDS:
+            return self.promoter.hold(connection, request.kind, now, by)
         wish = Request(request.kind, request.arguments.get("strategy"), bool(request.arguments.get("full")))
         situation = self._situation(connection, now, drifted, wish)
         decision = decide(situation, self.settings)
@@ -287,7 +311,7 @@ class Actor:
         )
         labels = log_store.next_position(connection, self.name, "labels")
         update = self.settings.update
-        rollouts = version_store.rollouts_in(connection, self.name, RolloutState.WAITING, RolloutState.SHADOW)
+        rollouts = version_store.rollouts_in(connection, self.name, *version_store.LIVE)
         on_its_way = job_rows.live(connection, self.name, JobKind.UPDATE) is not None or bool(rollouts)
         episode = drift_store.live_episode(connection, self.name)
         fault = None if episode is None else (episode.assessment or {}).get("fault")
@@ -321,7 +345,7 @@ class Actor:
             fault=fault,
             undiagnosed=self._undiagnosed(connection, champion, episode),
             request=request,
-            shadow=next((one.version for one in rollouts if one.state == RolloutState.SHADOW), None),
+            shadow=next((one.version for one in rollouts if one.state != RolloutState.WAITING), None),
         )
 
     def _undiagnosed(

@@ -14,6 +14,7 @@ LATENCY_US = tuple(
     int(100 * 2 ** (i / 4)) for i in range(60)
 )  # upper edges, 0.1 ms to 2.8 s; one more bin beyond
 OUTPUT_BINS = 32
+BEFORE = "before"  # stage of what a version did outside of the rollout that is looked at
 _REACH = 4.0  # scales of the target on either side of its location that the inner bins cover
 
 Counts = NDArray[np.int64]

@@ -1,6 +1,12 @@
-"""Health: what a rollout's evidence says about its version, as one of three verdicts. Pure.
+"""Health: what a rollout's evidence says about its version, as one of three findings. Pure.
 
-With labels: an anytime-valid interval of the paired difference of losses, valid however often one looks.
+With labels: paired losses on the same rows. Without: guardrails (`cls.guardrails`). Both are anytime-valid: looked at as often as one
+likes, all of it together sends a version that is as good as its counterpart back with a probability of at most `rollout.false_alarm` over
+the whole rollout. Half of that is for losses, half for guardrails; each in equal parts for the stages: the shadow, every step of the
+canary, and the watch. Whoever changes `rollout.canary_steps` in the middle of a rollout changes the parts.
+
+To go on is another question, with another error: a version that is worse by more than `rollout.margin` seems not to be with a probability
+of (1 - `rollout.confidence`) / 2 a stage.
 """
 
 from __future__ import annotations
@@ -13,7 +19,10 @@ from enum import StrEnum
 from cls.arms import Served, stage_name
 from cls.config import RolloutConfig
 from cls.domain import Json, Rollout, RolloutState
-from detectors.anytime import Paired, interval
+from cls.guardrails import Allocation, Guardrail, guardrails, slow_threshold, stages_of
+from detectors.anytime import Paired, excess, interval
+
+__all__ = ["Allocation", "Finding", "Health", "Interval", "judge", "relative_loss", "slow_threshold"]
 
 
 class Finding(StrEnum):
@@ -22,15 +31,6 @@ class Finding(StrEnum):
     WORSE = "worse"
     NOT_WORSE = "not worse"
     UNDECIDED = "undecided"
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """How keys of a canary's step came back: distinct ones by the version that answered first, and rows that the wrong one answered."""
-
-    champion: int = 0
-    canary: int = 0
-    misrouted: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class Interval:
     lower: float
     upper: float
 
+    def __str__(self) -> str:
+        return f"loss {self.lower:+.1%} to {self.upper:+.1%}"
+
 
 def relative_loss(rollout: Rollout, alpha: float, tuning_n: int) -> Interval:
     """Return how a rollout's version compares with the other one so far; valid at every row at once with probability 1 - alpha."""
-    paired = Paired(rollout.paired_n, rollout.paired_total, rollout.paired_squares)
+    paired = _paired(rollout)
     if paired.n >= tuning_n > 0 and paired.total_squares == 0:
         return Interval(paired.n, 0.0, 0.0)  # not one row on which the two differ
     lower, upper = interval(paired, alpha, max(tuning_n, 1))
-    base = rollout.base_loss / paired.n if paired.n else 0.0
-    if base <= 0:  # a counterpart without an error: anything above it is infinitely worse
-        return Interval(paired.n, math.inf if lower > 0 else -math.inf, math.inf)
-    return Interval(paired.n, lower / base, upper / base)
+    return Interval(paired.n, _relative(rollout, lower), _relative(rollout, upper))
 
 
 def judge(
@@ -87,35 +87,68 @@ def judge(
         Margins, and the probability of a false alarm.
     """
     watching = rollout.state == RolloutState.WATCHING
-    tuning = settings.watch_rows if watching else settings.shadow_rows
-    seen = relative_loss(
-        rollout, settings.false_alarm, tuning
-    )  # each end of it is wrong with half the budget
-    answered = sum(one.rows for (stage, _), one in served.items() if stage == _stage(rollout))
-    measures: Json = {"rows": seen.rows, "loss_lower": seen.lower, "loss_upper": seen.upper}
-    if rollout.state == RolloutState.CANARY:
-        measures |= {"keys_champion": allocation.champion, "keys_canary": allocation.canary}
     counterpart = "its predecessor" if watching else "the champion"
-    if seen.lower > (settings.watch_margin if watching else 0.0):
-        reason = f"worse than {counterpart} on {seen.rows} rows ({_range(seen)})"
-        return Health(Finding.WORSE, reason, seen.rows, seen.lower, seen.upper, answered, measures)
+    tuning = settings.watch_rows if watching else settings.shadow_rows
+    alpha = settings.false_alarm / 2 / stages_of(rollout, settings)
+    harm = _relative(rollout, excess(_paired(rollout), alpha, max(tuning, 1)))
     likely = relative_loss(rollout, 1 - settings.confidence, tuning)
+    guards = guardrails(rollout, served, allocation, settings)
+    answered = _answered(rollout, served)
+    measures = _measures(likely, harm, guards)
+
+    def health(finding: Finding, reason: str) -> Health:
+        return Health(finding, reason, likely.rows, likely.lower, likely.upper, answered, measures)
+
+    breached = [guard for guard in guards if guard.breached]
+    if breached:
+        worst = max(breached, key=lambda guard: guard.evidence - guard.needed)
+        return health(Finding.WORSE, f"guardrail {worst.name}: {worst.said}")
+    if harm > (settings.watch_margin if watching else 0.0):
+        return health(
+            Finding.WORSE,
+            f"worse than {counterpart} on {likely.rows} rows (loss at least {harm:+.1%}; {likely})",
+        )
     wanted = {RolloutState.SHADOW: settings.shadow_rows, RolloutState.CANARY: settings.step_rows}.get(
         rollout.state, settings.watch_rows
     )
-    fresh = seen.rows - rollout.step_n
-    finding, reason = Finding.UNDECIDED, f"undecided after {seen.rows} rows ({_range(likely)})"
-    if fresh >= wanted and (watching or likely.upper <= settings.margin):
-        finding, reason = (
-            Finding.NOT_WORSE,
-            f"not worse than {counterpart} on {seen.rows} rows ({_range(likely)})",
-        )
-    return Health(finding, reason, seen.rows, likely.lower, likely.upper, answered, measures)
+    if settings.evidence == "guardrails":
+        rows = served.get((stage_name(rollout.state, rollout.step), rollout.version), Served()).rows
+        if rows >= wanted:
+            return health(Finding.NOT_WORSE, f"no guardrail says otherwise on {rows} rows")
+        return health(Finding.UNDECIDED, f"undecided after {rows} of {wanted} rows without an alarm")
+    if likely.rows - rollout.step_n >= wanted and (watching or likely.upper <= settings.margin):
+        return health(Finding.NOT_WORSE, f"not worse than {counterpart} on {likely.rows} rows ({likely})")
+    return health(Finding.UNDECIDED, f"undecided after {likely.rows} labelled rows ({likely})")
 
 
-def _stage(rollout: Rollout) -> str:
-    return stage_name(rollout.state, rollout.step)
+def _paired(rollout: Rollout) -> Paired:
+    return Paired(rollout.paired_n, rollout.paired_total, rollout.paired_squares)
 
 
-def _range(seen: Interval) -> str:
-    return f"loss {seen.lower:+.1%} to {seen.upper:+.1%}"
+def _relative(rollout: Rollout, difference: float) -> float:
+    """Return a mean difference of losses over the counterpart's mean loss."""
+    base = rollout.base_loss / rollout.paired_n if rollout.paired_n else 0.0
+    if base > 0:
+        return difference / base
+    return 0.0 if difference == 0 else math.copysign(math.inf, difference)
+
+
+def _answered(rollout: Rollout, served: Mapping[tuple[str, int], Served]) -> int:
+    live = (
+        stage_name("", 0) if rollout.state == RolloutState.SHADOW else stage_name(rollout.state, rollout.step)
+    )
+    return sum(one.rows for (stage, _), one in served.items() if stage == live)
+
+
+def _measures(likely: Interval, harm: float, guards: list[Guardrail]) -> Json:
+    """Return the numbers as JSON, which knows no infinity."""
+    ends = {"loss_lower": likely.lower, "loss_upper": likely.upper, "loss_excess": harm}
+    measures: Json = {"rows": likely.rows} | {name: _finite(value) for name, value in ends.items()}
+    for guard in guards:
+        evidence = {"evidence": _finite(guard.evidence), "needed": guard.needed, "breached": guard.breached}
+        measures[guard.name] = evidence | guard.figures
+    return measures
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -11,10 +11,10 @@ from sqlalchemy import Connection, Engine
 from cls.act import Actor
 from cls.config import StreamConfig
 from cls.detect import judge_scores
-from cls.domain import Champion, RolloutState
+from cls.domain import Champion, Rollout, RolloutState
 from cls.loss_windows import Landed, LossWindows
 from cls.outputs import row_losses
-from cls.ports import SampleLog
+from cls.ports import Predictions, SampleLog
 from cls.times import from_us
 from storage import labels as label_store
 from storage import log as log_store
@@ -59,15 +59,14 @@ class Joiner:
             if segment is None or champion is None or (segment.max_position or 0) >= watched:
                 return False
             rollouts = version_store.rollouts_in(
-                connection, self.name, RolloutState.SHADOW, RolloutState.WATCHING
+                connection, self.name, RolloutState.SHADOW, RolloutState.CANARY, RolloutState.WATCHING
             )
         position, value = self.log.labels(self.name, segment.start, segment.stop)
         low = int(position.min())
         predictions = self.log.predictions(self.name, low, int(position.max()) + 1).take(position - low)
-        loss = row_losses(self.settings, predictions.prediction, value)
-        shadow_loss = row_losses(self.settings, predictions.shadow, value)
         events = self.log.events(self.name, low, int(position.max()) + 1)
-        own = np.isfinite(loss) & (position >= champion.since) & (predictions.version == champion.version)
+        loss = row_losses(self.settings, predictions.of(champion.version), value)
+        own = np.isfinite(loss) & (position >= champion.since)
         gains = _gains(
             position[own] - champion.since, loss[own], events.time_us[position[own] - low], self._pane_rows
         )
@@ -80,27 +79,35 @@ class Joiner:
                 Landed(position, value, np.where(own, loss, np.nan), events.time_us[position - low]),
             )
             for rollout in rollouts:
-                served: int | None = rollout.parent
-                other: int | None = rollout.version
-                sign = 1.0
-                if rollout.state == RolloutState.WATCHING:
-                    served, other, sign = rollout.version, rollout.parent, -1.0
-                both = np.isfinite(loss) & np.isfinite(shadow_loss)
-                both &= (predictions.version == served) & (predictions.shadow_version == other)
-                if both.any():
-                    difference = sign * (shadow_loss[both] - loss[both])
-                    base = loss[both] if sign > 0 else shadow_loss[both]
-                    version_store.add_paired(
-                        connection,
-                        rollout.id,
-                        int(both.sum()),
-                        float(difference.sum()),
-                        float(difference @ difference),
-                        float(base.sum()),
-                    )
+                self._pair(connection, rollout, position, predictions, value)
             self._watch_scores(connection, champion, segment.stop)
             self.windows.settle(connection, champion)
         return True
+
+    def _pair(
+        self,
+        connection: Connection,
+        rollout: Rollout,
+        position: NDArray[np.int64],
+        predictions: Predictions,
+        value: NDArray[np.float64],
+    ) -> None:
+        """Add the losses of both versions of a rollout on the rows that both predicted, whoever of them answered."""
+        if rollout.parent is None or rollout.since is None:
+            return
+        mine = row_losses(self.settings, predictions.of(rollout.version), value)
+        theirs = row_losses(self.settings, predictions.of(rollout.parent), value)
+        both = np.isfinite(mine) & np.isfinite(theirs) & (position >= rollout.since)
+        if both.any():
+            difference = mine[both] - theirs[both]
+            version_store.add_paired(
+                connection,
+                rollout.id,
+                int(both.sum()),
+                float(difference.sum()),
+                float(difference @ difference),
+                float(theirs[both].sum()),
+            )
 
     @property
     def _pane_rows(self) -> int:

@@ -48,7 +48,7 @@ class Events:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """One score per event; `shadow` is a second version's, NaN (version 0) where none ran."""
+    """One score per event; `shadow` is that of the version that it is compared with, NaN (version 0) where there is none."""
 
     prediction: NDArray[np.float64]
     uncertainty: NDArray[np.float64]
@@ -58,6 +58,11 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.prediction)
+
+    def of(self, version: int) -> NDArray[np.float64]:
+        """Return a version's predictions, whether it served or was compared; NaN where it did neither."""
+        own = np.where(self.version == version, self.prediction, np.nan)
+        return np.where(self.shadow_version == version, self.shadow, own)
 
     def take(self, index: Index) -> Predictions:
         """Select rows."""

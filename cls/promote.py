@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection
 
 from cls.config import StreamConfig
-from cls.domain import Champion, Episode, EpisodeState, Rollout, RolloutState
+from cls.domain import Champion, Episode, EpisodeState, Json, Rollout, RolloutState
 from cls.errors import Refused
+from cls.health import Health, slow_threshold
 from cls.layout import PROFILE
 from cls.outputs import Floats
 from cls.ports import ArtifactStore, SampleLog
 from cls.rebase import Predict, Rows, recent_reference
-from cls.rollout import Next, Step, next_step
+from cls.rollout import Next, Step, following, next_step, resumed
 from storage import drift as drift_store
 from storage import log as log_store
 from storage import outbox
 from storage import streams as stream_store
 from storage import versions as version_store
+from storage.announcements import announce
+from storage.evidence import health_of
+from storage.served import read_served
 
 
 class Promoter:
@@ -33,34 +39,60 @@ class Promoter:
 
     def roll(self, connection: Connection, now: datetime) -> None:
         """Let every rollout take its next step; those that are watched go first, for they make way."""
-        moving = version_store.rollouts_in(
-            connection, self.name, RolloutState.WATCHING, RolloutState.WAITING, RolloutState.SHADOW
-        )
+        moving = version_store.rollouts_in(connection, self.name, *version_store.MOVING)
         for rollout in sorted(moving, key=lambda rollout: rollout.state != RolloutState.WATCHING):
             champion = version_store.champion(connection, self.name)
             serving = None if champion is None else champion.version
-            step = next_step(rollout, serving, now, self.settings.rollout)
+            health = health_of(connection, rollout, self.settings.rollout)
+            step = next_step(rollout, serving, now, self.settings.rollout, health)
             if step.step != Step.STAY:
-                self._step(connection, rollout, champion, step, now)
+                self._step(connection, rollout, champion, step, now, health)
+            elif step.held and version_store.note_rollout(connection, rollout.id, step.reason):
+                self._tell(connection, rollout, "held", step.reason)
 
     def _step(
-        self, connection: Connection, rollout: Rollout, champion: Champion | None, step: Next, now: datetime
+        self,
+        connection: Connection,
+        rollout: Rollout,
+        champion: Champion | None,
+        step: Next,
+        now: datetime,
+        health: Health,
     ) -> None:
         since = log_store.next_position(connection, self.name, "events")
+        settings = self.settings.rollout
         match step.step:
             case Step.SHADOW:
-                version_store.move_rollout(
-                    connection, rollout, RolloutState.SHADOW, at=now, since=since, reason=step.reason
+                deadline = now + settings.deadline
+                self._move(
+                    connection,
+                    rollout,
+                    RolloutState.SHADOW,
+                    step.reason,
+                    now,
+                    since=since,
+                    deadline_at=deadline,
+                )
+            case Step.CANARY:
+                share = settings.canary_steps[step.canary_step]
+                slow = rollout.slow_us or slow_threshold(
+                    read_served(connection, self.name, rollout.id), rollout.parent, settings.latency_margin
+                )
+                self._move(
+                    connection,
+                    rollout,
+                    RolloutState.CANARY,
+                    f"{step.reason}; answers {share:.0%} of the keys",
+                    now,
+                    step=step.canary_step,
+                    share=share,
+                    slow_us=slow,
                 )
             case Step.PROMOTE:
                 self.promote(connection, rollout.version, champion, now, step.reason, rollout.id)
-                version_store.move_rollout(
-                    connection, rollout, RolloutState.WATCHING, at=now, since=since, reason=step.reason
-                )
+                self._move(connection, rollout, RolloutState.WATCHING, step.reason, now, since=since)
             case Step.REJECT:
-                version_store.move_rollout(
-                    connection, rollout, RolloutState.REJECTED, at=now, reason=step.reason
-                )
+                self._move(connection, rollout, RolloutState.REJECTED, step.reason, now)
                 self.note(
                     connection,
                     "rejection",
@@ -68,17 +100,97 @@ class Promoter:
                     now,
                     version=rollout.version,
                     episode=rollout.episode,
+                    details=health.measures,
                 )
                 self.reopen(connection)
             case Step.FINISH:
-                version_store.move_rollout(connection, rollout, RolloutState.DONE, at=now, reason=step.reason)
-                return
+                self._move(connection, rollout, RolloutState.DONE, step.reason, now)
             case Step.ROLL_BACK:
-                version_store.move_rollout(
-                    connection, rollout, RolloutState.ROLLED_BACK, at=now, reason=step.reason
-                )
-                self.roll_back(connection, champion, now, step.reason)
-        outbox.post(connection, self.name, "aliases", {})
+                self._move(connection, rollout, RolloutState.ROLLED_BACK, step.reason, now)
+                self.roll_back(connection, champion, now, step.reason, details=health.measures)
+
+    def _move(
+        self,
+        connection: Connection,
+        rollout: Rollout,
+        state: RolloutState,
+        reason: str,
+        now: datetime,
+        **values: Any,
+    ) -> None:
+        version_store.move_rollout(connection, rollout, state, at=now, reason=reason, **values)
+        if state in (
+            RolloutState.SHADOW,
+            RolloutState.CANARY,
+            RolloutState.REJECTED,
+        ):  # promotions post by themselves
+            outbox.post(connection, self.name, "aliases", {})
+        kind = "promoted" if state == RolloutState.WATCHING else state.value
+        self._tell(connection, rollout, kind, reason, share=values.get("share"))
+
+    def _tell(self, connection: Connection, rollout: Rollout, kind: str, reason: str, **more: Any) -> None:
+        payload = {"version": rollout.version, "parent": rollout.parent, "rollout": rollout.id}
+        payload |= {"reason": reason} | {name: value for name, value in more.items() if value is not None}
+        announce(connection, self.name, f"rollout.{kind}", payload)
+
+    def hold(self, connection: Connection, kind: str, now: datetime, by: str) -> str:
+        """Do what an operator asks about the rollout on its way: pause, resume, approve or abort; returns what came of it.
+
+        A pause stops the rollout's clock: its deadline, and the time that its stage takes, move on by as much.
+
+        Raises
+        ------
+        Refused
+            If there is no such rollout, or it is so already.
+        """
+        moving = version_store.rollouts_in(connection, self.name, *version_store.MOVING)
+        if not moving:
+            raise Refused(f"stream {self.name} has no rollout on its way")
+        rollout = next((one for one in moving if one.state != RolloutState.WATCHING), moving[-1])
+        changed, reason = self._held(connection, rollout, kind, now, by)
+        if changed is None:
+            self._move(connection, rollout, RolloutState.REJECTED, reason, now)
+            self.reopen(connection)
+        else:
+            version_store.hold_rollout(
+                connection,
+                rollout,
+                paused_at=changed.paused_at,
+                step_at=changed.step_at,
+                deadline_at=changed.deadline_at,
+                approved=changed.approved,
+            )
+        self.note(
+            connection, f"rollout {kind}", reason, now, version=rollout.version, episode=rollout.episode
+        )
+        return f"version {rollout.version}: {reason}"
+
+    def _held(
+        self, connection: Connection, rollout: Rollout, kind: str, now: datetime, by: str
+    ) -> tuple[Rollout | None, str]:
+        """Return the rollout as an operator wants it, None to end it, and a reason for the ledger."""
+        if rollout.state == RolloutState.WATCHING:
+            wish = "cls rollback" if kind == "abort" else "nothing to do"
+            raise Refused(f"version {rollout.version} is champion already, and watched: {wish}")
+        match kind:
+            case "pause" if rollout.paused_at is not None:
+                raise Refused(f"the rollout of version {rollout.version} is paused already")
+            case "pause":
+                return replace(rollout, paused_at=now), f"paused {by}"
+            case "resume" if rollout.paused_at is None:
+                raise Refused(f"the rollout of version {rollout.version} is not paused")
+            case "resume":
+                return resumed(rollout, now), f"resumed {by}"
+            case "approve":
+                settings = self.settings.rollout
+                stage, _ = following(rollout, settings, health_of(connection, rollout, settings))
+                if rollout.approved in (stage, "champion"):
+                    raise Refused(f"version {rollout.version} is approved as {rollout.approved} already")
+                return replace(rollout, approved=stage), f"approved as {stage} {by}"
+            case "abort":
+                return None, f"aborted {by}"
+            case other:
+                raise Refused(f"a rollout cannot be asked to {other!r}")
 
     def promote(
         self,
@@ -109,6 +221,7 @@ class Promoter:
             previous=chosen.parent if back else "replaced",
         )
         self.note(connection, "promotion", reason, now, version=version)
+        outbox.post(connection, self.name, "aliases", {})
         episode = drift_store.live_episode(connection, self.name)
         if episode is not None:
             self.close_episode(connection, episode, now, f"version {version} was promoted")
@@ -119,20 +232,23 @@ class Promoter:
         """Make a version champion for an operator; a rollout of it that is on its way is watched from here."""
         self.promote(connection, version, champion, now, reason)
         since = log_store.next_position(connection, self.name, "events")
-        for rollout in version_store.rollouts_in(
-            connection, self.name, RolloutState.WAITING, RolloutState.SHADOW
-        ):
+        for rollout in version_store.rollouts_in(connection, self.name, *version_store.LIVE):
             if rollout.version == version:
-                version_store.move_rollout(
-                    connection, rollout, RolloutState.WATCHING, at=now, since=since, reason=reason
-                )
+                self._move(connection, rollout, RolloutState.WATCHING, reason, now, since=since)
 
-    def roll_back(self, connection: Connection, champion: Champion | None, now: datetime, reason: str) -> int:
+    def roll_back(
+        self,
+        connection: Connection,
+        champion: Champion | None,
+        now: datetime,
+        reason: str,
+        details: Json | None = None,
+    ) -> int:
         """Let the previous version serve again, with its own reference; returns it. Raises `Refused` without one."""
         if champion is None or champion.previous is None:
             raise Refused(f"stream {self.name} has no previous version to go back to")
         self.promote(connection, champion.previous, champion, now, reason, back=True)
-        self.note(connection, "rollback", reason, now, version=champion.version)
+        self.note(connection, "rollback", reason, now, version=champion.version, details=details)
         return champion.previous
 
     def rebase(self, connection: Connection, episode: Episode, now: datetime, reason: str) -> None:
@@ -178,11 +294,8 @@ class Promoter:
                 low = int(position[known].min())
                 found = self.log.predictions(self.name, low, int(position[known].max()) + 1)
                 found = found.take(position[known] - low)
-                own = found.version == version
-                prediction[known[own]], uncertainty[known[own]] = (
-                    found.prediction[own],
-                    found.uncertainty[own],
-                )
+                prediction[known] = found.of(version)
+                uncertainty[known] = np.where(found.version == version, found.uncertainty, np.nan)
             return prediction, uncertainty
 
         return predict
@@ -213,8 +326,9 @@ class Promoter:
         *,
         version: int,
         episode: int | None = None,
+        details: Json | None = None,
     ) -> None:
         """Write what happened to a version to the ledger."""
         stream_store.write_ledger(
-            connection, self.name, kind, reason, at=now, version=version, episode=episode
+            connection, self.name, kind, reason, at=now, version=version, episode=episode, details=details
         )

@@ -1,21 +1,25 @@
 """Roll out: a candidate's way to users as a pure function of its state, its health and the stream's time.
 
-waiting -> shadow -> watching -> done          a candidate that must first prove itself on labelled rows
-waiting -> watching -> done                    a light update, or the first version
-shadow -> rejected                             worse, or undecided at the deadline
-watching -> rolled_back                        worse than its predecessor
+waiting -> shadow -> canary ... -> watching -> done    a candidate that must first prove itself
+waiting -> watching -> done                            a light update, or the first version
+shadow, canary -> rejected                             worse, or undecided at the deadline
+watching -> rolled_back                                worse than its predecessor
+
+A pause and a missing approval hold a version back; nothing holds back the way home of a worse one.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Literal
 
 from cls.config import RolloutConfig
 from cls.domain import Rollout, RolloutState
-from detectors.anytime import Paired, interval
+from cls.health import Finding, Health
+
+Stage = Literal["canary", "champion"]
 
 
 class Step(StrEnum):
@@ -23,6 +27,7 @@ class Step(StrEnum):
 
     STAY = "stay"
     SHADOW = "shadow"
+    CANARY = "canary"
     PROMOTE = "promote"
     REJECT = "reject"
     ROLL_BACK = "roll_back"
@@ -31,73 +36,114 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class Next:
-    """The next step and why."""
+    """The next step and why; where it is to stay, what it waits for."""
 
     step: Step
     reason: str = ""
+    canary_step: int = 0
+    held: bool = False  # it waits for an operator
 
 
-@dataclass(frozen=True)
-class Health:
-    """The relative loss of a version against its counterpart on the same rows, with an anytime-valid interval."""
+def next_step(
+    rollout: Rollout, champion: int | None, now: datetime, settings: RolloutConfig, health: Health
+) -> Next:
+    """Return the next step of a rollout.
 
-    rows: int
-    lower: float
-    upper: float
-
-
-def health(rollout: Rollout, confidence: float, tuning_n: int) -> Health:
-    """Return how a rollout's version compares with the other one so far."""
-    paired = Paired(rollout.paired_n, rollout.paired_total, rollout.paired_squares)
-    if paired.n >= tuning_n > 0 and paired.total_squares == 0:
-        return Health(paired.n, 0.0, 0.0)  # not one row on which the two differ
-    lower, upper = interval(paired, 1 - confidence, max(tuning_n, 1))
-    base = rollout.base_loss / paired.n if paired.n else 0.0
-    if base <= 0:  # a counterpart without an error: anything above it is infinitely worse
-        return Health(paired.n, math.inf if lower > 0 else -math.inf, math.inf)
-    return Health(paired.n, lower / base, upper / base)
-
-
-def next_step(rollout: Rollout, champion: int | None, now: datetime, settings: RolloutConfig) -> Next:
-    """Return the next step of a rollout at a stream time."""
+    Parameters
+    ----------
+    champion
+        The version that serves now.
+    now
+        Stream time.
+    health
+        What the evidence of the present stage says; looked at from the shadow on.
+    """
     if rollout.state == RolloutState.WATCHING:
-        return _watched(rollout, champion, settings)
+        return _watched(rollout, champion, now, settings, health)
     if champion != rollout.parent:
         return Next(Step.REJECT, f"made for version {rollout.parent}, but version {champion} serves now")
     if rollout.state == RolloutState.WAITING:
-        if now < rollout.effective_at:
-            return Next(Step.STAY)
-        if rollout.parent is None:
-            return Next(Step.PROMOTE, "the first version")
-        if rollout.light:
-            return Next(Step.PROMOTE, "a light update that passed its gate")
-        return Next(Step.SHADOW, "to be compared on labelled rows")
-    return _shadowed(rollout, now, settings)
+        return _waiting(rollout, now)
+    return _compared(rollout, now, settings, health)
 
 
-def _shadowed(rollout: Rollout, now: datetime, settings: RolloutConfig) -> Next:
-    seen = health(rollout, settings.confidence, settings.shadow_rows)
-    if seen.lower > 0:
-        return Next(Step.REJECT, f"worse than the champion on {seen.rows} rows ({_range(seen)})")
-    if seen.rows >= settings.shadow_rows and seen.upper <= settings.margin:
-        return Next(Step.PROMOTE, f"not worse than the champion on {seen.rows} rows ({_range(seen)})")
-    if rollout.started_at is not None and now >= rollout.started_at + settings.deadline:
-        return Next(Step.REJECT, f"undecided at the deadline after {seen.rows} rows ({_range(seen)})")
-    return Next(Step.STAY)
+def following(rollout: Rollout, settings: RolloutConfig, health: Health) -> tuple[Stage, int]:
+    """Return the stage after the present one, and the step of the canary.
+
+    Without requests through `cls serve` there is nobody to answer step by step: a shadow's next stage is then champion.
+    """
+    step = 0 if rollout.state != RolloutState.CANARY else rollout.step + 1
+    staged = rollout.state == RolloutState.CANARY or health.answered > 0
+    return ("canary", step) if staged and step < len(settings.canary_steps) else ("champion", 0)
 
 
-def _watched(rollout: Rollout, champion: int | None, settings: RolloutConfig) -> Next:
+def resumed(rollout: Rollout, now: datetime) -> Rollout:
+    """Return a paused rollout that goes on, its times moved on by the pause."""
+    assert rollout.paused_at is not None
+    pause = now - rollout.paused_at
+    return replace(
+        rollout,
+        paused_at=None,
+        step_at=None if rollout.step_at is None else rollout.step_at + pause,
+        deadline_at=None if rollout.deadline_at is None else rollout.deadline_at + pause,
+    )
+
+
+def _waiting(rollout: Rollout, now: datetime) -> Next:
+    if now < rollout.effective_at:
+        return Next(Step.STAY)
+    if rollout.parent is None:
+        return Next(Step.PROMOTE, "the first version")
+    if rollout.paused_at is not None:
+        return Next(Step.STAY, "paused by an operator", held=True)
+    if rollout.light:
+        return Next(Step.PROMOTE, "a light update that passed its gate")
+    return Next(Step.SHADOW, "to be compared with the champion")
+
+
+def _compared(rollout: Rollout, now: datetime, settings: RolloutConfig, health: Health) -> Next:
+    if health.finding == Finding.WORSE:
+        return Next(Step.REJECT, health.reason)
+    if rollout.paused_at is not None:
+        return Next(Step.STAY, "paused by an operator", held=True)
+    stage, step = following(rollout, settings, health)
+    held = _held(rollout, stage, settings)
+    late = rollout.deadline_at is not None and now >= rollout.deadline_at
+    ready = health.finding == Finding.NOT_WORSE and not _too_soon(rollout, now, settings.step_time)
+    if ready and not held:
+        if stage == "canary":
+            return Next(Step.CANARY, health.reason, step)
+        return Next(Step.PROMOTE, health.reason)
+    if late:
+        why = (
+            f"nobody approved it as {stage} by the deadline" if ready else f"at the deadline: {health.reason}"
+        )
+        return Next(Step.REJECT, why)
+    return Next(Step.STAY, held, held=True) if ready else Next(Step.STAY, health.reason)
+
+
+def _watched(
+    rollout: Rollout, champion: int | None, now: datetime, settings: RolloutConfig, health: Health
+) -> Next:
     if champion != rollout.version:
         return Next(Step.FINISH, "replaced by another version")
     if rollout.parent is None:
         return Next(Step.FINISH, "the first version has no predecessor to be compared with")
-    seen = health(rollout, settings.confidence, settings.watch_rows)
-    if seen.lower > settings.watch_margin:
-        return Next(Step.ROLL_BACK, f"worse than its predecessor on {seen.rows} rows ({_range(seen)})")
-    if seen.rows >= settings.watch_rows:
-        return Next(Step.FINISH, f"watched over {seen.rows} rows ({_range(seen)})")
-    return Next(Step.STAY)
+    if health.finding == Finding.WORSE:
+        return Next(Step.ROLL_BACK, health.reason)
+    if health.finding == Finding.NOT_WORSE and not _too_soon(rollout, now, settings.watch_time):
+        return Next(Step.FINISH, f"watched: {health.reason}")
+    return Next(Step.STAY, health.reason)
 
 
-def _range(seen: Health) -> str:
-    return f"loss {seen.lower:+.1%} to {seen.upper:+.1%}"
+def _held(rollout: Rollout, stage: Stage, settings: RolloutConfig) -> str:
+    """Return what a version waits for before its next stage; empty if for nobody."""
+    if settings.approval not in (stage, "both") or rollout.approved in ("champion", stage):
+        return ""
+    if stage == "canary" and rollout.state == RolloutState.CANARY:
+        return ""  # the first step was approved: so are the next
+    return f"waits to be approved as {stage}: cls rollout approve {rollout.stream}"
+
+
+def _too_soon(rollout: Rollout, now: datetime, least: timedelta) -> bool:
+    return rollout.step_at is not None and now < rollout.step_at + least

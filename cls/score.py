@@ -69,12 +69,12 @@ def score_events(
     plan
         Who scores from where, by start.
     models
-        Returns a version's model; None for a shadow that cannot be loaded: then nothing is compared.
+        Returns a version's model; None for a shadow that cannot be loaded: then nothing is compared. A shadow answers NaN where it fails.
 
     Notes
     -----
-    A row that came with a prediction keeps it and its version: it is what was served. Rows before the first champion have NaN and version
-    0. A shadow never stands beside a prediction of the same version.
+    A row that came with a prediction keeps it and its version: it is what was served. Beside it stands that of the other one of the two
+    versions that are compared, so that each row is a pair, whoever answered it. Rows before the first champion have NaN and version 0.
     """
     rows = len(events)
     scores = Predictions(
@@ -111,11 +111,14 @@ def _score_stretch(
         scores.version[bare] = stretch.version
     if stretch.shadow is None:
         return
-    other = index[scores.version[index] != stretch.shadow]
-    shadow = models(stretch.shadow) if len(other) else None
-    if shadow is not None:
-        scores.shadow[other] = summarise(shadow.predict(take(events.columns, other)))[0]
-        scores.shadow_version[other] = stretch.shadow
+    theirs = (
+        scores.version[index] == stretch.shadow
+    )  # answered by the canary, or by a replica that lags behind
+    for version, rows in ((stretch.shadow, index[~theirs]), (stretch.version, index[theirs])):
+        counterpart = models(version) if len(rows) else None
+        if counterpart is not None:
+            scores.shadow[rows] = summarise(counterpart.predict(take(events.columns, rows)))[0]
+            scores.shadow_version[rows] = version
 
 
 def summarise(predicted: Floats) -> tuple[Floats, Floats]:

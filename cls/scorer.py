@@ -6,18 +6,21 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, Engine
 
-from cls.errors import Corrupt, NotFound, Refused
-from cls.logging import get_logger
-from cls.models import LoadedModel, ModelCache
-from cls.ports import SampleLog, SegmentStore
+from cls.arms import stage_name
+from cls.domain import RolloutState
+from cls.errors import Refused
+from cls.models import ModelCache
+from cls.ports import Predictions, SampleLog, SegmentStore
 from cls.score import Stretch, make_plan, score_events
+from cls.shadow import Rivals, shadow_sums
 from storage.db import reading, transaction
 from storage.log import next_position, record_segment, write_predictions
+from storage.served import add_served
 from storage.streams import advance, position
-from storage.versions import list_promotions, promotions_covering, shadow_plan
+from storage.versions import list_promotions, promotions_covering, rollouts_in, shadow_plan
 
 BATCH_ROWS = 5_000
-_log = get_logger(__name__)
+SHADOW = stage_name(RolloutState.SHADOW, 0)
 
 
 class Scorer:
@@ -52,7 +55,7 @@ class Scorer:
         self._store = store
         self._models = models
         self._batch_rows = batch_rows
-        self._absent: set[int] = set()  # shadows that were reported as not loadable
+        self._told: set[tuple[int, str]] = set()  # faults of shadows that are in the log
 
     def step(self) -> int:
         """Score the next rows; returns how many. Nothing happens before the stream's first promotion.
@@ -74,7 +77,8 @@ class Scorer:
         if not any(stretch.version for stretch in plan):
             return 0
         events = self._log.events(self._stream, start, stop)
-        scores = score_events(events, plan, self._model(plan))
+        rivals = Rivals(self._stream, self._models, {stretch.version for stretch in plan}, self._told)
+        scores = score_events(events, plan, rivals)
         segment = write_predictions(self._store, self._stream, start, scores)
         try:
             with transaction(self._engine) as connection:
@@ -82,6 +86,7 @@ class Scorer:
                 if _within(self._plan(connection, start), stop) != _within(plan, stop):
                     raise Refused(f"{self._stream}: who scores has changed meanwhile")
                 record_segment(connection, segment)
+                self._count(connection, start, scores, rivals.errors)
         except Refused:  # another scorer, a promotion: nothing was written, the next step sees it
             return 0
         return stop - start
@@ -94,29 +99,15 @@ class Scorer:
             [(row.since, row.version) for row in promotions], shadow_plan(connection, self._stream)
         )
 
-    def _model(self, plan: Sequence[Stretch]) -> _Models:
-        return _Models(self._stream, self._models, {stretch.version for stretch in plan}, self._absent)
-
-
-class _Models:
-    """Loads champions or raises; a shadow that cannot be loaded is reported once and left out."""
-
-    def __init__(self, stream: str, cache: ModelCache, champions: set[int], absent: set[int]) -> None:
-        self._stream = stream
-        self._cache = cache
-        self._champions = champions
-        self._absent = absent
-
-    def __call__(self, version: int) -> LoadedModel | None:
-        try:
-            return self._cache.get(self._stream, version)
-        except (Corrupt, NotFound, Refused) as error:
-            if version in self._champions:
-                raise
-            if version not in self._absent:
-                self._absent.add(version)
-                _log.error("shadow not loaded", stream=self._stream, version=version, error=str(error))
-            return None
+    def _count(self, connection: Connection, start: int, scores: Predictions, errors: dict[int, int]) -> None:
+        """Add what a shadow did to its sums, in the transaction that writes its scores: each row counts once."""
+        for rollout in rollouts_in(connection, self._stream, RolloutState.SHADOW):
+            if rollout.parent is None:
+                continue
+            parent = self._models.get(self._stream, rollout.parent)
+            for version, gain in shadow_sums(rollout, parent, start, scores, errors).items():
+                if gain.rows or gain.errors:
+                    add_served(connection, self._stream, rollout.id, SHADOW, version, gain)
 
 
 def _within(plan: Sequence[Stretch], stop: int) -> list[Stretch]:

@@ -86,14 +86,14 @@ class SqlOutbox:
             return read_version(connection, stream, number)
 
     def aliases(self, stream: str) -> dict[str, int | None]:
-        """Return where the aliases must point: the champion's row and the rollout in shadow."""
+        """Return where the aliases must point: the champion's row and the rollout that is compared with it."""
         with reading(self._engine) as connection:
             now = champion(connection, stream)
-            shadow = rollouts_in(connection, stream, RolloutState.SHADOW)
+            rivals = rollouts_in(connection, stream, RolloutState.SHADOW, RolloutState.CANARY)
         return {
             "champion": None if now is None else now.version,
             "previous": None if now is None else now.previous,
-            "challenger": shadow[0].version if shadow else None,
+            "challenger": rivals[0].version if rivals else None,
         }
 
     def streams(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sqlalchemy import Connection, select, update
 
-from cls.arms import Served
+from cls.arms import BEFORE, Served
 from storage.db import database_now, upsert
 from storage.tables import served
 
@@ -31,9 +31,13 @@ def add_served(
 
 
 def read_served(connection: Connection, stream: str, rollout: int) -> dict[tuple[str, int], Served]:
-    """Return the sums of a rollout (0: outside of any) by (stage, version)."""
-    query = select(served).where(served.c.stream == stream, served.c.rollout == rollout)
-    return {(row.stage, int(row.version)): _served(row) for row in connection.execute(query)}
+    """Return the sums of a rollout by (stage, version), and those from outside of any rollout under the stage `BEFORE`."""
+    which = served.c.rollout.in_((rollout, 0))
+    query = select(served).where(served.c.stream == stream, which)
+    return {
+        (row.stage if row.rollout else BEFORE, int(row.version)): _served(row)
+        for row in connection.execute(query)
+    }
 
 
 def _served(row: object) -> Served:

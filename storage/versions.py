@@ -17,6 +17,8 @@ from storage.statements import add_row
 from storage.tables import champions, promotions, rollouts, streams, versions
 
 LIVE = (RolloutState.WAITING, RolloutState.SHADOW, RolloutState.CANARY)
+MOVING = (*LIVE, RolloutState.WATCHING)
+ENDED = (RolloutState.DONE, RolloutState.REJECTED, RolloutState.ROLLED_BACK)
 
 _VERSION = select(versions).where(
     versions.c.stream == bindparam("stream"), versions.c.number == bindparam("number")
@@ -45,7 +47,12 @@ _SHADOWED = (  # rollouts with two versions side by side
     select(rollouts.c.since, rollouts.c.state, rollouts.c.version, rollouts.c.parent)
     .where(
         rollouts.c.stream == bindparam("stream"),
-        or_(rollouts.c.state == RolloutState.SHADOW, rollouts.c.state == RolloutState.WATCHING),
+        or_(
+            *(
+                rollouts.c.state == state
+                for state in (RolloutState.SHADOW, RolloutState.CANARY, RolloutState.WATCHING)
+            )
+        ),
         rollouts.c.since.is_not(None),
     )
     .order_by(rollouts.c.id)
@@ -231,10 +238,11 @@ def add_rollout(
 
 def rollouts_in(connection: Connection, stream: str, *states: RolloutState) -> list[Rollout]:
     """Return the stream's rollouts in some states, oldest first."""
-    return [_rollout(row) for row in connection.execute(_rollouts_in(states), {"stream": stream})]
+    return [rollout_of(row) for row in connection.execute(_rollouts_in(states), {"stream": stream})]
 
 
-def _rollout(row: Row[Any]) -> Rollout:
+def rollout_of(row: Row[Any]) -> Rollout:
+    """Return a row of the table as a value."""
     return Rollout(
         row.id,
         row.stream,
@@ -264,10 +272,10 @@ def _rollout(row: Row[Any]) -> Rollout:
 def shadow_plan(connection: Connection, stream: str) -> list[tuple[int, int]]:
     """Return (first event position, version) of the versions scored beside the champion, in the order of their rollouts.
 
-    In shadow that is the challenger; while a new champion is watched, its predecessor.
+    In shadow and canary that is the challenger; while a new champion is watched, its predecessor.
     """
     found = [
-        (row.since, row.version if row.state == RolloutState.SHADOW else row.parent)
+        (row.since, row.parent if row.state == RolloutState.WATCHING else row.version)
         for row in connection.execute(_SHADOWED, {"stream": stream})
     ]
     return [(int(since), int(version)) for since, version in found if version is not None]
@@ -280,25 +288,71 @@ def move_rollout(
     *,
     at: datetime | None,
     since: int | None = None,
+    deadline_at: datetime | None = None,
+    step: int = 0,
+    share: float = 0.0,
+    slow_us: int | None = None,
     reason: str = "",
 ) -> None:
-    """Move a rollout on by compare-and-set on its state; the paired record starts anew. Raises `Refused`."""
-    ended = state in (RolloutState.DONE, RolloutState.REJECTED, RolloutState.ROLLED_BACK)
+    """Move a rollout on by compare-and-set on its state and step.
+
+    A canary goes on with its shadow's paired record: it is the same comparison. Elsewhere the record starts anew.
+
+    Parameters
+    ----------
+    at
+        Stream time.
+    since
+        First event position that both versions score.
+    deadline_at
+        Stream time after which it goes back if it is undecided.
+    step, share, slow_us
+        Of a canary; see the columns.
+
+    Raises
+    ------
+    Refused
+        If it has moved meanwhile.
+    """
     values: Json = {"state": state, "reason": reason}
-    if ended:
+    if state in ENDED:
         values["ended_at"] = at
+    elif state == RolloutState.CANARY:
+        values |= {"step": step, "share": share, "step_at": at, "step_n": rollout.paired_n}
+        values["slow_us"] = slow_us
     else:
-        values |= {
-            "started_at": at,
-            "since": since,
-            "paired_n": 0,
-            "paired_total": 0.0,
-            "paired_squares": 0.0,
-        }
-        values["base_loss"] = 0.0
+        values |= dict.fromkeys(("paired_n", "step_n", "step"), 0)
+        values |= dict.fromkeys(("paired_total", "paired_squares", "base_loss", "share"), 0.0)
+        values |= {"started_at": at, "step_at": at, "since": since, "deadline_at": deadline_at}
+    where = (
+        rollouts.c.id == rollout.id,
+        rollouts.c.state == rollout.state,
+        rollouts.c.step == rollout.step,
+    )
+    if connection.execute(update(rollouts).where(*where).values(**values)).rowcount != 1:
+        raise Refused(f"rollout {rollout.id} has moved on")
+
+
+def hold_rollout(
+    connection: Connection,
+    rollout: Rollout,
+    *,
+    paused_at: datetime | None,
+    step_at: datetime | None,
+    deadline_at: datetime | None,
+    approved: str,
+) -> None:
+    """Write what operators said about a rollout: pause (with the times that it shifts) and approval. Raises `Refused`."""
+    values = {"paused_at": paused_at, "step_at": step_at, "deadline_at": deadline_at, "approved": approved}
     where = (rollouts.c.id == rollout.id, rollouts.c.state == rollout.state)
     if connection.execute(update(rollouts).where(*where).values(**values)).rowcount != 1:
         raise Refused(f"rollout {rollout.id} has moved on")
+
+
+def note_rollout(connection: Connection, rollout_id: int, reason: str) -> bool:
+    """Write what a rollout waits for, for people; returns whether that is news."""
+    where = (rollouts.c.id == rollout_id, rollouts.c.reason != reason)
+    return connection.execute(update(rollouts).where(*where).values(reason=reason)).rowcount == 1
 
 
 def add_paired(

@@ -16,10 +16,12 @@ from cls.cli import (
     letters,
     models,
     processes,
+    rollout,
     send,
     setup,
     status,
     train,
+    webhook,
 )
 from cls.cli.exits import EPILOG, Root
 
@@ -60,7 +62,7 @@ def options(
     context.obj = config
 
 
-for group in (setup, processes, status, drift, jobs, models, train, letters, send, backtest, checks):
+for group in (setup, processes, status, drift, jobs, models, rollout, train, letters, send, backtest, checks, webhook):
     group.register(app)
 
 

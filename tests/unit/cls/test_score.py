@@ -86,11 +86,13 @@ def test_a_row_keeps_the_prediction_that_was_served_and_is_not_predicted_again()
     assert model.rows == 2
 
 
-def test_a_shadow_stands_beside_another_version_only() -> None:
+def test_each_compared_row_is_a_pair_whoever_answered_it() -> None:
     plan = make_plan([(0, 1)], [(2, 5)])
     scores = score_events(events(5, 0, [np.nan] * 4 + [3.0], [0, 0, 0, 0, 5]), plan, Constant)
-    assert scores.shadow_version.tolist() == [0, 0, 5, 5, 0]
-    assert np.array_equal(scores.shadow, [np.nan, np.nan, 5.0, 5.0, np.nan], equal_nan=True)
+    assert scores.shadow_version.tolist() == [0, 0, 5, 5, 1]  # the last was answered by the canary
+    np.testing.assert_array_equal(scores.of(1)[2:], [*Constant(1).predict({"x": np.zeros(3)})])
+    np.testing.assert_array_equal(scores.of(5), [np.nan, np.nan, 5.0, 5.0, 3.0])
+    assert np.isnan(scores.of(9)).all()
 
 
 def test_a_shadow_that_cannot_be_loaded_leaves_the_champion_alone() -> None:
