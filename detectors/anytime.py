@@ -85,3 +85,42 @@ def interval(paired: Paired, alpha: float = 0.05, tuning_n: int = 500) -> tuple[
         paired.variance * 2 * intrinsic / (n**2 * rho2) * math.log(math.sqrt(intrinsic) / alpha)
     )
     return paired.mean - margin, paired.mean + margin
+
+
+def excess(paired: Paired, alpha: float, tuning_n: int = 500) -> float:
+    """Return a lower bound of the mean difference, valid at every n at once with probability 1 - alpha: what evidence of harm rests on.
+
+    Parameters
+    ----------
+    paired
+        Statistics so far: losses of a version minus those of its counterpart.
+    alpha
+        Probability of ever lying above a mean of zero, in (0, 1/2).
+    tuning_n
+        Number of rows at which the bound is highest; any fixed choice is valid.
+
+    Notes
+    -----
+    Differences that are as likely to be x as -x, given all before, make exp(l S - l^2 V / 2) with V = sum of squares a supermartingale for
+    every l, however heavy their tails (de la Pena, "A general class of exponential inequalities for martingales and ratios", 1999); mixing
+    over l > 0 with a half-normal gives the bound. So two versions whose losses could change places are told apart by mistake with a
+    probability of alpha at most, from the first row on: zero-one losses with equal error rates (one difference is -1, 0 or 1) and versions
+    that differ by noise are of this kind. The width of the mixture follows the scale V / n seen so far instead of a known one; simulations
+    (tests, benchmarks/rollouts.py) see no more errors by that.
+
+    Losses that are equal in the mean alone, one version a little worse on nearly all rows and far better on the few that are yet to come,
+    can fool it, as they can fool every bound without a known range (Bahadur and Savage 1956).
+    """
+    if not 0 < alpha < 0.5:
+        raise ValueError(f"alpha must lie between 0 and 1/2, not {alpha}")
+    if tuning_n < 1:
+        raise ValueError(f"tuning_n must be positive, not {tuning_n}")
+    n = paired.n
+    if n < MINIMUM_ROWS or paired.total_squares <= 0:
+        return -math.inf
+    squared = -2 * math.log(2 * alpha)
+    prior_n = tuning_n / (squared + math.log1p(squared))
+    one_sided = 0.5 * (1 + math.erf(math.sqrt(squared / 2)))  # of the half-normal's mass, at the bound
+    reach = paired.total_squares * (1 + prior_n / n)
+    width = math.sqrt(reach * (math.log1p(n / prior_n) - 2 * math.log(2 * alpha * one_sided)))
+    return (paired.total - width) / n
