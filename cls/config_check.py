@@ -10,6 +10,7 @@ from typing import Any
 
 from cls.config import Config, StreamConfig, read_config
 from cls.config_faults import Fault, Key, nearest
+from cls.config_webhooks import webhook_faults
 from learners.advice import cannot_work
 from learners.models.backbone_config import BackboneConfig, belongs
 from learners.models.lora_config import LoraConfig
@@ -78,6 +79,7 @@ def _adapters(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
 
 
 def _outer_faults(config: Config) -> Iterator[tuple[Key, str]]:
+    yield from webhook_faults(config)
     models = known(config.models)
     for name, stream in config.streams.items():
         for rule in (_model(stream, models), _recipe(stream), _schedule(stream), _disk(stream)):

@@ -72,6 +72,12 @@ def message_of(model: type[BaseModel], key: Key, detail: ErrorDetails) -> str:
         return (
             "a stream's name has small letters, digits, - and _, begins with a letter and is at most 63 long"
         )
+    if kind == "string_pattern_mismatch" and key[0] == "webhooks":
+        return (
+            f"must be http(s)://..., not {value!r}"
+            if key[-1] == "url"
+            else "a webhook's name is like a stream's"
+        )
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
         return f"must be one of {', '.join(allowed)}, not {value!r}" + (

@@ -24,12 +24,14 @@ from cls.http import HttpServer
 from cls.intake import intake_app
 from cls.ports import Source
 from cls.stream import Ports, StreamLoop
+from cls.token_book import REFRESH_SECONDS, TokenBook, refuse_unguarded
 from storage import queue, streams
 from storage.db import reading, transaction, wall_clock
 from storage.files import FileSource
 from storage.home import Home
 from storage.housekeeping import collect_inbox, collect_orphans, collect_snapshots, drop_dead_letters
 from storage.inbox import Inbox, InboxSource, forget_files
+from storage.webhooks import drop_announcements
 
 log = structlog.get_logger("cls.daemon")
 IDLE_SECONDS = 0.03  # between two looks at a stream that nobody woke
@@ -47,6 +49,7 @@ class Daemon:
         self.wakers = {name: Event() for name in config.streams}
         self.turning = {name: Lock() for name in config.streams}  # held during a turn
         self.inbox = Inbox(home.engine, home.inbox)
+        self.book = TokenBook(home.engine)
         self.limits = queue.Limits(
             config.worker.max_attempts,
             config.worker.max_crashes,
@@ -56,8 +59,15 @@ class Daemon:
 
     def run(self) -> None:
         """Run until told to stop, or until a task dies."""
+        self.book.refresh()
+        refuse_unguarded("http.ingest", self.config.http.ingest, self.book)
         app = intake_app(
-            self.config, self.inbox, self.home.engine, self.wake, between_turns=self.turning.__getitem__
+            self.config,
+            self.inbox,
+            self.home.engine,
+            self.wake,
+            between_turns=self.turning.__getitem__,
+            book=self.book,
         )
         server = HttpServer(app, self.config.http.ingest)
         threads = [self._thread(f"stream-{name}", self._run_stream, name) for name in self.config.streams]
@@ -136,7 +146,8 @@ class Daemon:
             timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
         beat = self.config.worker.heartbeat_seconds
-        for seconds, task in ((min(beat, 2.0), self.tick), (300.0, self.housekeep)):
+        tasks = ((min(beat, 2.0), self.tick), (REFRESH_SECONDS, self.book.refresh), (300.0, self.housekeep))
+        for seconds, task in tasks:
             timers.add_job(self._tolerant, "interval", seconds=seconds, args=[task])
         return timers
 
@@ -171,6 +182,7 @@ class Daemon:
         )
         removed += collect_snapshots(home.engine, self.config.home / "jobs")
         drop_dead_letters(home.engine, timedelta(days=self.config.retention.dead_letter_days))
+        drop_announcements(home.engine, self.config.webhooks)
         for name in self.config.streams:
             with reading(home.engine) as connection:
                 token = streams.position(connection, name, "source")

@@ -30,6 +30,7 @@ from storage import overview
 from storage.db import open_database, read_clock, reading, transaction
 from storage.schema import FIX, current, head
 from storage.streams import list_processes
+from storage.webhooks import Standing, standings
 
 State = Literal["ok", "warn", "fail"]
 DISTRIBUTION = "cls-continual"
@@ -226,7 +227,9 @@ def _life(engine: Engine, config: Config) -> Iterator[Check]:
         orphans = overview.orphaned(connection, timedelta(seconds=config.worker.lease_seconds))
         waits = [wait for wait in overview.job_waits(connection) if wait[2] > STUCK]
         outbox = overview.undelivered(connection)
+        hooks = standings(connection, config.webhooks)
     yield from _processes(processes)
+    yield from _webhooks(hooks)
     if orphans:
         ids = ", ".join(str(row.id) for row in orphans)
         yield Check(
@@ -244,6 +247,14 @@ def _life(engine: Engine, config: Config) -> Iterator[Check]:
     why = f": {outbox.error}" if outbox.error else ""
     fix = "see the checks of mlflow and of the reporter; delivery is tried again by itself" if late else ""
     yield Check("outbox", "warn" if late else "ok", redact(f"{outbox.waiting} messages wait{why}"), fix)
+
+
+def _webhooks(hooks: list[Standing]) -> Iterator[Check]:
+    for hook in hooks:
+        if hook.paused or hook.attempts:
+            name, why = f"webhook {hook.name}", f"{hook.waiting} messages wait: {hook.error}"
+            fix = f"`cls webhook {'resume' if hook.paused else 'test'} {hook.name}`"
+            yield Check(name, "warn", redact(why), fix)
 
 
 def _processes(rows: list[Any]) -> Iterator[Check]:

@@ -1,14 +1,17 @@
-"""`cls worker --reports`: what people look at. Tells MLflow what happened, and makes the reports of alarms, at low priority.
+"""`cls worker --reports`: what others look at. Tells MLflow and the webhooks what happened, makes the reports of alarms, at low priority.
 
-Neither may delay an update, so both live in a process of their own: MLflow takes longer over a version than the loop does. It may be
-away for a day: messages wait in the outbox, in order. Several reporters may run; each message is held by one of them at a time.
+None of it may delay an update, so it lives in a process of its own: MLflow takes longer over a version than the loop does. It may be
+away for a day: messages wait in the outbox, in order. Several reporters may run; each message is held by one of them at a time. Each webhook
+has a thread, so that none waits for another, nor for MLflow.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from threading import Event, Thread
+from typing import Any
 
 import structlog
 from sqlalchemy import Engine
@@ -18,10 +21,12 @@ from cls.domain import JobKind
 from cls.errors import Temporary
 from cls.ports import ArtifactStore, Registry
 from cls.registry import deliver, reconcile
+from cls.webhooks import run_webhook
 from cls.worker import run_worker
 from storage.home import Home
 from storage.lineage import SqlOutbox
 from storage.mlflow_registry import MlflowRegistry
+from storage.webhooks import SqlWebhooks
 
 log = structlog.get_logger("cls.reporter")
 LOOK_SECONDS = 0.2  # between two looks at an empty outbox
@@ -35,21 +40,28 @@ def run_reporter(config: Config, stop: Event, slot: int = 0) -> None:
     registry = MlflowRegistry(config.mlflow, config.home / "mlartifacts")
     failures: list[BaseException] = []
 
-    def tell() -> None:
-        try:
-            tell_registry(home.engine, registry, home.artifacts, stop)
-        except BaseException as error:  # a dead side task stops the process
-            log.exception("task died", task="outbox")
-            failures.append(error)
-            stop.set()
+    def side_task(name: str, task: Callable[..., None], *arguments: Any) -> Thread:
+        def guarded() -> None:
+            try:
+                task(*arguments)
+            except BaseException as error:  # a dead side task stops the process
+                log.exception("task died", task=name)
+                failures.append(error)
+                stop.set()
 
-    teller = Thread(target=tell, name="outbox", daemon=True)
-    teller.start()
+        return Thread(target=guarded, name=name, daemon=True)
+
+    tellers = [side_task("outbox", tell_registry, home.engine, registry, home.artifacts, stop)]
+    for name, hook in config.webhooks.items():
+        tellers.append(side_task(f"webhook-{name}", run_webhook, name, hook, SqlWebhooks(home.engine), stop))
+    for teller in tellers:
+        teller.start()
     try:
         run_worker(config, stop, slot, kinds=(JobKind.REPORT,))
     finally:
         stop.set()
-        teller.join()
+        for teller in tellers:
+            teller.join()
     if failures:
         raise failures[0]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Insert, insert
+from sqlalchemy import Connection, Insert, insert, text
 
 from cls.domain import Json
 from storage.db import database_now
 from storage.statements import per_dialect
 from storage.tables import announcements
+
+_LOCK = 7_401_003  # PostgreSQL: ids must become visible in order, or a webhook would pass one by
+_SERIAL = text("SELECT pg_advisory_xact_lock(:key)")
 
 
 @per_dialect
@@ -25,4 +28,6 @@ def announce(connection: Connection, stream: str, kind: str, payload: Json) -> N
     payload
         Versions and reasons, as JSON.
     """
+    if connection.dialect.name == "postgresql":
+        connection.execute(_SERIAL, {"key": _LOCK})
     connection.execute(_announce(connection), {"stream": stream, "kind": kind, "payload": payload})

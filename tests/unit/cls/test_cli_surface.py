@@ -53,6 +53,9 @@ SURFACE = [
     "cls train STREAM --strategy --full --wait/--no-wait --timeout --json",
     "cls ui",
     "cls up --ui/--no-ui",
+    "cls webhook list --json",
+    "cls webhook resume NAME --json",
+    "cls webhook test NAME --json",
     "cls worker --slot --reports",
 ]
 COMPLETION = {"install_completion", "show_completion"}  # typer's own

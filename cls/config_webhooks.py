@@ -1,0 +1,53 @@
+"""Faults of `[webhooks.NAME]`: a secret that is not there, news that never comes, streams that nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from cls.config_faults import Key, nearest
+from cls.signing import SecretError, keys_of
+
+if TYPE_CHECKING:
+    from cls.config import Config
+
+KINDS = (
+    "rollout.waiting",
+    "rollout.shadow",
+    "rollout.canary",
+    "rollout.held",
+    "rollout.promoted",
+    "rollout.done",
+    "rollout.rejected",
+    "rollout.rolled_back",
+    "drift.alarm",
+    "update.failed",
+)  # of announcements
+
+
+def webhook_faults(config: Config) -> Iterator[tuple[Key, str]]:
+    """Yield what is wrong with the webhooks here: in this environment, beside these streams."""
+    for name, hook in config.webhooks.items():
+        key = ("webhooks", name)
+        try:
+            keys_of(hook.secret_env)
+        except SecretError as error:
+            yield (*key, "secret_env"), str(error)
+        try:
+            credentials = "@" in urlsplit(hook.url).netloc
+        except ValueError as error:
+            yield (*key, "url"), f"not a URL: {error}"
+        else:
+            if credentials:
+                yield (*key, "url"), "name and password in the URL are not sent; the signature says who calls"
+        for kind in hook.kinds:
+            if not any(fnmatchcase(known, kind) for known in KINDS):
+                yield (*key, "kinds"), f"nothing is ever called {kind!r}{nearest(kind, list(KINDS))}"
+        for stream in hook.streams:
+            if stream not in config.streams:
+                yield (
+                    (*key, "streams"),
+                    f"no stream is called {stream!r}{nearest(stream, list(config.streams))}",
+                )
