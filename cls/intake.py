@@ -4,6 +4,7 @@
     POST /v1/streams/NAME/labels    the same, with the key and the target
     GET  /v1/streams/NAME           how far the stream has come
     GET  /v1/streams, /healthz
+    and what operators do: see `cls.operate`
 
 X-CLS-Producer and X-CLS-Sequence make a request idempotent: the same pair is taken once, however often it is sent. Events and labels of
 one producer share one sequence. What is wrong with a single record is ingest's business (dead letters), not the sender's.
@@ -12,7 +13,7 @@ one producer share one sequence. What is wrong with a single record is ingest's 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -20,14 +21,15 @@ import pyarrow.compute as pc
 from fastapi import FastAPI
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from cls.config import Config, StreamConfig
 from cls.errors import Unavailable
-from cls.hosts import HostGuard
+from cls.guard import guard
+from cls.operate import operate_routes
+from cls.token_book import TokenBook
 from cls.web import Limits, Problem, answer, http_app, read_body, read_rows
 from storage.db import reading
 from storage.inbox import Inbox
@@ -45,7 +47,7 @@ def intake_app(
     *,
     between_turns: Callable[[str], AbstractContextManager[Any]] = nullcontext,
     limits: Limits | None = None,
-    hosts: Iterable[str] = (),
+    book: TokenBook | None = None,
 ) -> FastAPI:
     """Return the application of the inbox.
 
@@ -63,18 +65,18 @@ def intake_app(
         Holds a stream's turns while its progress is read, so that "quiet" never means "half-way through a turn".
     limits
         What one request may carry.
-    hosts
-        Host names to answer to, besides loopback and the configured address.
+    book
+        Knows the tokens; without it, none is valid.
     """
     door = _Door(config, inbox, engine, wake, between_turns, limits or Limits())
     routes = [
         Route("/healthz", door.health),
         Route("/v1/streams", door.streams),
         Route("/v1/streams/{name}", door.stream),
+        *operate_routes(config, engine, wake),
         Route("/v1/streams/{name}/{kind:str}", door.take, methods=["POST"]),
     ]
-    guard = Middleware(HostGuard, listening=config.http.ingest, hosts=tuple(hosts))
-    return http_app(routes, guard)
+    return http_app(routes, guard(config, config.http.ingest, book))
 
 
 class _Door:

@@ -21,18 +21,21 @@ import structlog
 
 _PASSWORD = re.compile(r"(?P<front>[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@]*:)[^\s/]+(?=@)")
 _PARAMETER = re.compile(r"(?i)(?P<front>[?&;](?:password|passwd|token|secret|api_key|access_key)=)[^&;\s]+")
+_TOKEN = re.compile(r"(?P<front>cls_[A-Za-z0-9]{10}_)[A-Za-z0-9]{8,}")  # see cls.tokens; a truncated one, too
 _SECRET_NAMES = re.compile(r"(?i)(^|_)(password|passwd|secret|token|authorization|api_key|credentials?)$")
 
 
 def redact(url: str) -> str:
-    """Return a text with the passwords of all URLs in it replaced by ***.
+    """Return a text with the passwords of all URLs, and the secrets of all tokens, in it replaced by ***.
 
     Examples
     --------
     >>> redact("postgresql+psycopg://cls:s3cret@db:5432/cls")
     'postgresql+psycopg://cls:***@db:5432/cls'
     """
-    return _PARAMETER.sub(r"\g<front>***", _PASSWORD.sub(r"\g<front>***", url))
+    for secret in (_PASSWORD, _PARAMETER, _TOKEN):
+        url = secret.sub(r"\g<front>***", url)
+    return url
 
 
 def configure(process: str, *, form: str | None = None, level: str | None = None) -> None:

@@ -6,15 +6,19 @@ name the request.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Row, insert, select
+from sqlalchemy import Connection, Engine, Insert, Row, insert, select
 
 from cls.domain import Json
-from storage.db import database_now
+from cls.errors import Permanent
+from storage.db import database_now, transaction
 from storage.statements import per_dialect
 from storage.tables import audit, triggers
 
+REFUSED = "refused: "
 ACTIONS = {"manual": "train"}  # what operators call a kind of trigger, where they call it otherwise
 
 
@@ -73,3 +77,29 @@ def list_audit(connection: Connection, stream: str | None = None, limit: int = 1
     if stream is not None:
         query = query.where(audit.c.stream == stream)
     return list(connection.execute(query))
+
+
+@contextmanager
+def audited(
+    engine: Engine,
+    *,
+    actor: str,
+    origin: str,
+    action: str,
+    stream: str | None,
+    arguments: Json,
+    outcome: str = "done",
+) -> Iterator[Connection]:
+    """Hold the transaction of an operator's action, and write its row in it; of one that is refused, in a transaction of its own.
+
+    The block may add to `arguments`. The others are those of `record`.
+    """
+    row: Json = {"actor": actor, "origin": origin, "action": action, "stream": stream, "arguments": arguments}
+    try:
+        with transaction(engine) as connection:
+            yield connection
+            record(connection, **row, outcome=outcome)
+    except Permanent as error:
+        with transaction(engine) as connection:
+            record(connection, **row, outcome=f"{REFUSED}{error}")
+        raise

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from cls.domain import Json
 from cls.errors import Refused
+from storage.audit import record_answer
 from storage.db import database_now, upsert
 from storage.statements import add_row, per_dialect
 from storage.tables import dead_letters, ledger, positions, processes, streams, trigger_is_open, triggers
@@ -215,12 +216,13 @@ def show_trigger(connection: Connection, unique_key: str) -> Row[Any] | None:
 
 
 def answer_trigger(connection: Connection, trigger_id: int, outcome: str) -> None:
-    """Close a trigger with what came of it."""
+    """Close a trigger with what came of it; the audit keeps it, too."""
     connection.execute(
         update(triggers)
         .where(triggers.c.id == trigger_id)
         .values(consumed_at=database_now(connection), outcome=outcome)
     )
+    record_answer(connection, trigger_id, outcome)
 
 
 def add_dead_letters(connection: Connection, stream: str, kind: str, letters: list[tuple[str, Json]]) -> None:

@@ -1,11 +1,12 @@
-"""Asking the daemon for something and waiting for its answer: a trigger row, and what came of it."""
+"""Asking the daemon for something and waiting for its answer; and who asks, for the audit."""
 
 from __future__ import annotations
 
 import getpass
 import socket
 import time
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,10 +14,10 @@ import typer
 from cls.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
 POLL_SECONDS = 0.1
-REFUSED = "refused: "
+ORIGIN = "cli"
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0.0, help="Seconds to wait for the daemon's answer.")
 ]
@@ -28,29 +29,25 @@ def ask(engine: Engine, stream: str, kind: str, arguments: dict[str, Any], timeo
     Parameters
     ----------
     kind
-        "manual", "promote" or "rollback".
+        See `cls.asking.place`.
     timeout
         Seconds to wait.
 
     Raises
     ------
-    Refused
-        If the daemon said no, with its reason.
+    NotFound, Refused
+        If it cannot be done, or the daemon said no, with the reason.
     Unavailable
         If no daemon answered in time. The request stays: a daemon that starts later will act on it.
     """
-    from storage.db import reading, transaction
-    from storage.streams import add_trigger, show_trigger
+    from cls.asking import answer_to, place
+    from storage.audit import REFUSED
 
-    key = uuid.uuid4().hex
-    with transaction(engine) as connection:
-        add_trigger(connection, stream, kind, key, arguments, requester())
+    key = place(engine, stream, kind, arguments, actor=requester(), origin=ORIGIN)
     until = time.monotonic() + timeout
     while True:
-        with reading(engine) as connection:
-            row = show_trigger(connection, key)
-        if row is not None and row.consumed_at is not None:
-            outcome = str(row.outcome or "done")
+        outcome = answer_to(engine, stream, key)
+        if outcome is not None:
             if outcome.startswith(REFUSED):
                 raise Refused(outcome.removeprefix(REFUSED))
             return outcome
@@ -60,6 +57,27 @@ def ask(engine: Engine, stream: str, kind: str, arguments: dict[str, Any], timeo
                 "(is `cls up` or `cls daemon` running, and has the stream any events?)"
             )
         time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def acting(
+    engine: Engine, action: str, arguments: dict[str, Any], stream: str | None = None
+) -> Iterator[Connection]:
+    """Hold the transaction of what a command does itself; the audit gets its row, also if it is refused.
+
+    Parameters
+    ----------
+    action
+        As "jobs.cancel".
+    arguments
+        Never a secret; the block may add to them.
+    """
+    from storage.audit import audited
+
+    with audited(
+        engine, actor=requester(), origin=ORIGIN, action=action, stream=stream, arguments=arguments
+    ) as connection:
+        yield connection
 
 
 def requester() -> str:

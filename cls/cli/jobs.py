@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cls.cli.asks import acting
 from cls.cli.home import config_of, database, known_stream, state
 from cls.cli.output import AsJson, Limit, OneStream, print_json, print_pairs, print_table, rows_of
+from cls.errors import NotFound
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 JOB = (
     "id", "stream", "kind", "state", "priority", "attempt", "failures", "crashes", "worker", "cancel_requested",
@@ -81,9 +86,11 @@ def _readable(job_input: dict[str, Any]) -> dict[str, Any]:
 def cancel(context: typer.Context, job: Id, as_json: AsJson = False) -> None:
     """Cancel a queued job at once; ask a running one to stop at its next step."""
     from storage import queue
-    from storage.db import transaction
 
-    with database(config_of(context)) as engine, transaction(engine) as connection:
+    with (
+        database(config_of(context)) as engine,
+        acting(engine, "jobs.cancel", {"job": job}, _stream_of(engine, job)) as connection,
+    ):
         now = queue.cancel(connection, job)
     if as_json:
         print_json({"id": job, "state": now})
@@ -95,14 +102,28 @@ def cancel(context: typer.Context, job: Id, as_json: AsJson = False) -> None:
 def retry(context: typer.Context, job: Id, as_json: AsJson = False) -> None:
     """Queue a dead or cancelled job again, its counters at zero."""
     from storage import queue
-    from storage.db import transaction
 
-    with database(config_of(context)) as engine, transaction(engine) as connection:
+    with (
+        database(config_of(context)) as engine,
+        acting(engine, "jobs.retry", {"job": job}, _stream_of(engine, job)) as connection,
+    ):
         queue.retry(connection, job)
     if as_json:
         print_json({"id": job, "state": "queued"})
     else:
         typer.echo(f"job {job} is queued again")
+
+
+def _stream_of(engine: Engine, job: int) -> str | None:
+    """Return the stream of a job for the audit, None if there is no such job: the command itself will say so."""
+    from storage import job_rows
+    from storage.db import reading
+
+    with reading(engine) as connection:
+        try:
+            return str(job_rows.show(connection, job).stream)
+        except NotFound:
+            return None
 
 
 def likeness_of(result: dict[str, Any] | None) -> dict[str, Any]:

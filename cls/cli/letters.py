@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cls.cli.asks import acting
 from cls.cli.exits import USAGE, end
 from cls.cli.groups import ListingGroup
 from cls.cli.home import config_of, database, known_stream, state
@@ -65,7 +66,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Send dead letters in again, as they came: after the schema, a label or an event was put right."""
-    from storage.db import reading, transaction
+    from storage.db import reading
     from storage.inbox import Inbox
     from storage.overview import dead_letter_ids, show_dead_letters
     from storage.streams import mark_replayed
@@ -78,15 +79,18 @@ def replay(
         with reading(engine) as connection:
             wanted = dead_letter_ids(connection, name) if everything else sorted(set(ids or []))
             found = show_dead_letters(connection, name, wanted)
+        noted: dict[str, Any] = {"all": True} if everything else {"ids": wanted}
         if missing := sorted(set(wanted) - {letter.id for letter in found}):
-            raise NotFound(f"stream {name} has no dead letter {', '.join(map(str, missing))}")
+            with acting(engine, "dead-letters.replay", noted, name):
+                raise NotFound(f"stream {name} has no dead letter {', '.join(map(str, missing))}")
         inbox = Inbox(engine, config.home / "inbox")
         try:
             outcomes = _send(inbox, name, found)
         finally:
             inbox.close()
         sent = [row["id"] for row in outcomes if row["outcome"] == "sent"]
-        with transaction(engine) as connection:
+        noted["sent"] = len(sent)
+        with acting(engine, "dead-letters.replay", noted, name) as connection:
             mark_replayed(connection, sent)
     if as_json:
         print_json(outcomes)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cls.cli import (
+    audit,
     backtest,
     checks,
     drift,
@@ -20,6 +21,7 @@ from cls.cli import (
     send,
     setup,
     status,
+    token,
     train,
     webhook,
 )
@@ -62,7 +64,23 @@ def options(
     context.obj = config
 
 
-for group in (setup, processes, status, drift, jobs, models, rollout, train, letters, send, backtest, checks, webhook):
+for group in (
+    setup,
+    processes,
+    status,
+    drift,
+    jobs,
+    models,
+    rollout,
+    train,
+    letters,
+    send,
+    backtest,
+    checks,
+    webhook,
+    token,
+    audit,
+):
     group.register(app)
 
 

@@ -10,7 +10,6 @@ from cls.cli.asks import Timeout, ask
 from cls.cli.home import config_of, database, known_stream, state
 from cls.cli.jobs import likeness_of
 from cls.cli.output import AsJson, Limit, Stream, print_json, print_pairs, print_table, rows_of
-from cls.errors import Refused
 
 VERSION = (
     "stream", "number", "digest", "parent", "job_id", "strategy", "learned_up_to", "reference_from", "reference_to",
@@ -129,14 +128,9 @@ def promote(
     context: typer.Context, stream: Stream, number: Number, timeout: Timeout = 10.0, as_json: AsJson = False
 ) -> None:
     """Make a version champion at once, past gate and rollout. The ledger says who did it."""
-    from storage.db import reading
-    from storage.versions import read_version
-
     config = config_of(context)
     name = known_stream(config, stream)
     with database(config) as engine:
-        with reading(engine) as connection:
-            read_version(connection, name, number)
         outcome = ask(engine, name, "promote", {"version": number}, timeout)
     _answer(name, outcome, as_json=as_json)
 
@@ -145,17 +139,10 @@ def rollback(
     context: typer.Context, stream: Stream, timeout: Timeout = 10.0, as_json: AsJson = False
 ) -> None:
     """Let the previous version serve again, at once and without training."""
-    from storage.db import reading
-    from storage.versions import champion
-
     config = config_of(context)
     name = known_stream(config, stream)
     with database(config) as engine:
-        with reading(engine) as connection:
-            serving = champion(connection, name)
-        if serving is None or serving.previous is None:
-            raise Refused(f"stream {name} has no previous version to go back to")
-        outcome = ask(engine, name, "rollback", {"version": serving.previous}, timeout)
+        outcome = ask(engine, name, "rollback", {}, timeout)
     _answer(name, outcome, as_json=as_json)
 
 

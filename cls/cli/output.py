@@ -48,9 +48,27 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-def print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+def print_json(value: Any, *, secrets: bool = False) -> None:
+    """Print a value as JSON; passwords and tokens in its texts are left out, unless `secrets` are what was asked for."""
+    found = plain(value)
+    sys.stdout.write(json.dumps(found if secrets else _clean(found), indent=2, ensure_ascii=False) + "\n")
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {name: _clean(item) for name, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list) else value
+
+
+def clean(text: str) -> str:
+    """Return a text without the passwords and tokens in it."""
+    if not any(sign in text for sign in ("://", "cls_", "=")):  # nothing that could be one: most texts by far
+        return text
+    from cls.logging import redact
+
+    return redact(text)
 
 
 def rows_of(rows: Iterable[Any], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -93,7 +111,7 @@ def print_table(
         number = bool(kinds) and kinds <= {int, float}
         table.add_column(heading, justify="right" if number else "left", overflow="fold")
     for line in listed:
-        table.add_row(*(Text(short(value)) for value in line))
+        table.add_row(*(Text(clean(short(value))) for value in line))
     console().print(table)
 
 
@@ -104,7 +122,7 @@ def print_pairs(pairs: Mapping[str, Any], *, title: str | None = None) -> None:
 
     table = Table.grid(padding=(0, 2))
     for name, value in pairs.items():
-        table.add_row(Text(name, style="dim"), Text(short(value)))
+        table.add_row(Text(name, style="dim"), Text(clean(short(value))))
     if title:
         console().print(Text(title, style="bold"))
     console().print(table)

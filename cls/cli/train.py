@@ -64,13 +64,6 @@ def train(
     """Ask for an update now. Ctrl-C stops the waiting, not the update."""
     config = config_of(context)
     name = known_stream(config, stream)
-    if strategy is not None:
-        from cls.config_faults import nearest
-        from cls.errors import NotFound
-        from learners.recipes import known
-
-        if strategy not in known():
-            raise NotFound(f"no recipe is called {strategy!r}{nearest(strategy, list(known()))}")
     with database(config) as engine:
         arguments = {"strategy": strategy or config.streams[name].update.recipe, "full": full}
         outcome = ask(engine, name, "manual", arguments, timeout)
