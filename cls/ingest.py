@@ -38,6 +38,7 @@ class Intake:
     batch: Batch
     labels: Labels  # those that came in the events
     dead: list[DeadLetter]
+    group: list[str]  # of each row of the batch: by which it got its role, and was routed
 
 
 class _Faults:
@@ -116,7 +117,7 @@ def take_events(
         version[keep].astype(np.int64),
     )
     labels = Labels([key[row] for row in labelled], target[labelled], label_us[labelled])
-    return Intake(batch, labels, faults.letters(table, "events"))
+    return Intake(batch, labels, faults.letters(table, "events"), [group[row] for row in keep])
 
 
 def take_labels(

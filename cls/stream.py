@@ -18,9 +18,21 @@ from sqlalchemy import Connection, Engine
 
 from cls.act import Actor
 from cls.config import StreamConfig
+from cls.credits import credits_of
 from cls.detect import HISTORY, judge_window
 from cls.diagnose import diagnosed, window_rows
-from cls.domain import Batch, Champion, DeadLetter, Json, Labels, Panes, RowWatch, Verdict, Window
+from cls.domain import (
+    Batch,
+    Champion,
+    DeadLetter,
+    Json,
+    Labels,
+    Panes,
+    RolloutState,
+    RowWatch,
+    Verdict,
+    Window,
+)
 from cls.errors import Permanent
 from cls.ingest import bury, take_events, take_labels
 from cls.join import Joiner
@@ -40,6 +52,7 @@ from storage import labels as label_store
 from storage import log as log_store
 from storage import streams as stream_store
 from storage import versions as version_store
+from storage.allocations import credit
 from storage.db import reading, transaction
 
 CLOCK_AHEAD = timedelta(days=1)  # events may be dated this far into the future, not farther
@@ -181,11 +194,17 @@ class StreamLoop:
         with reading(self.ports.engine) as connection:
             start = log_store.next_position(connection, self.name, "events")
             champion = version_store.champion(connection, self.name)
+            canaries = []
+            if np.isfinite(batch.prediction).any():
+                canaries = version_store.rollouts_in(connection, self.name, RolloutState.CANARY)
         segment = log_store.write_events(self.ports.segments, self.name, start, batch) if rows else None
         watched = self._watch(champion, _positioned(batch, start)) if champion is not None and rows else None
+        gains = [credits_of(canary, intake.group, batch.prediction, batch.version) for canary in canaries]
 
         with transaction(self.ports.engine) as connection:
             stream_store.advance(connection, self.name, *at)
+            for gain in gains:
+                credit(connection, gain)
             if segment is not None:
                 log_store.record_segment(connection, segment)
                 label_store.add_keys(connection, self.name, batch.key, start)
