@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cls.addresses import is_loopback
 from cls.config import Config, StreamConfig, read_config
 from cls.config_faults import Fault, Key, nearest
 from cls.config_webhooks import webhook_faults
@@ -38,7 +39,7 @@ def check_config(path: Path | None = None) -> list[Fault]:
 
 
 def advise(path: Path | None = None) -> list[Fault]:
-    """Return what a configuration asks for that cannot work, in the order of its streams; one with faults gets no advice.
+    """Return what a configuration asks for that cannot work or is not safe, stream by stream; one with faults gets no advice.
 
     Parameters
     ----------
@@ -48,11 +49,26 @@ def advise(path: Path | None = None) -> list[Fault]:
     config, faults, document = read_config(path)
     if config is None or faults or any(_outer_faults(config)):
         return []
-    return [
+    doors = [document.fault(("http", name), sentence) for name, sentence in open_doors(config)]
+    return doors + [
         document.fault(("streams", name, *key), sentence)
         for name, stream in config.streams.items()
         for key, sentence in (*_advice(stream), *_adapters(stream))
     ]
+
+
+def open_doors(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield (field of `[http]`, sentence) of what other machines reach without protection; behind a proxy with TLS that is as it should be."""
+    http = config.http
+    for name in ("ingest", "serve"):
+        if http.tls_certificate is None and not is_loopback(getattr(http, name)):
+            text = "tokens and data can be read on their way: set tls_certificate and tls_key, or put a proxy with TLS before it"
+            yield name, text
+    if not is_loopback(http.mlflow) and not config.mlflow.startswith(("http://", "https://", "databricks")):
+        yield (
+            "mlflow",
+            "the MLflow UI asks nobody for a token: let it listen on 127.0.0.1, behind a proxy that does",
+        )
 
 
 def _advice(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
@@ -80,6 +96,10 @@ def _adapters(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
 
 def _outer_faults(config: Config) -> Iterator[tuple[Key, str]]:
     yield from webhook_faults(config)
+    for field in ("tls_certificate", "tls_key"):
+        path = getattr(config.http, field)
+        if path is not None and not path.is_file():
+            yield ("http", field), f"there is no file {path}"
     models = known(config.models)
     for name, stream in config.streams.items():
         for rule in (_model(stream, models), _recipe(stream), _schedule(stream), _disk(stream)):

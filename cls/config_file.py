@@ -131,6 +131,10 @@ def _resolve(values: dict[str, Any], base: Path) -> None:
         url = values.get(name)
         if isinstance(url, str) and (file := re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/:].*)", url)):
             values[name] = f"{file[1]}{base / file[2]}"
+    http = values.get("http")
+    for name in ("tls_certificate", "tls_key"):
+        if isinstance(http, dict) and name in http:
+            http[name] = absolute(http[name])
     streams = values.get("streams")
     for stream in streams.values() if isinstance(streams, dict) else ():
         source = stream.get("source") if isinstance(stream, dict) else None

@@ -23,7 +23,7 @@ _FEATURES = ("numeric", "categorical", *KINDS)  # fields that name features
 
 def cross_faults(config: Config, fault: MakeFault) -> list[Fault]:
     """Return what is wrong between the fields of a configuration; `fault` knows the line of each key."""
-    found = [fault(key, message) for key, message in _service(config)]
+    found = [fault(key, message) for rule in (_service, _doors) for key, message in rule(config)]
     for name, stream in config.streams.items():
         for rule in (_columns, _roles, _classes, _source, _update, _detection, _apart, _sizes):
             found += [fault(("streams", name, *key), message) for key, message in rule(stream)]
@@ -54,6 +54,19 @@ def _service(config: Config) -> Found:
     for name, address in config.models.items():
         if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", address):
             yield ("models", name), f'must be "package.module:Class", not {address!r}'
+
+
+def _doors(config: Config) -> Found:
+    http = config.http
+    if (http.tls_certificate is None) != (http.tls_key is None):
+        there, missing = ("tls_key", "tls_certificate") if http.tls_key else ("tls_certificate", "tls_key")
+        yield ("http", missing), f"missing: {there} alone makes no TLS"
+    for origin in http.origins:
+        if not re.fullmatch(r"https?://[^\s/*@?#]+", origin):
+            yield ("http", "origins"), f'must be like "https://ops.example.org", not {origin!r}'
+    for host in http.hosts:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:]+", host):
+            yield ("http", "hosts"), f'must be names without a port, like "cls.example.org", not {host!r}'
 
 
 def _columns(stream: StreamConfig) -> Found:

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import ssl
 import sys
 import tempfile
 import urllib.error
@@ -21,8 +22,10 @@ from typing import Any, Literal
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
+from cls.addresses import is_loopback
 from cls.config import Config, read_config
-from cls.config_check import check_config
+from cls.config_check import check_config, open_doors
+from cls.doors import trust_of, url_of
 from cls.errors import CLSError
 from cls.logging import redact
 from cls.up import answers, ui_is_ours
@@ -30,6 +33,7 @@ from storage import overview
 from storage.db import open_database, read_clock, reading, transaction
 from storage.schema import FIX, current, head
 from storage.streams import list_processes
+from storage.tokens import usable_tokens
 from storage.webhooks import Standing, standings
 
 State = Literal["ok", "warn", "fail"]
@@ -42,6 +46,7 @@ ROLES = {
     "serve": "cls serve",
 }
 SILENT = 60.0  # seconds without a sign from a process
+EXPIRES_SOON = 7 * 86_400.0  # seconds before a token's end at which to warn
 STUCK = 300.0  # seconds that a message or a due job may wait
 SKEW_WARN, SKEW_FAIL = 2.0, 60.0  # seconds between this machine's clock and the database's
 
@@ -70,6 +75,7 @@ def examine(path: Path | None) -> Iterator[Check]:
     if config is None:
         return
     yield from _guarded("home", lambda: home(config))
+    yield from _guarded("doors", lambda: doors(config))
     yield from _guarded("ports", lambda: ports(config))
     yield from _guarded("mlflow", lambda: mlflow_store(config))
     yield from _guarded("database", lambda: database(config))
@@ -139,6 +145,12 @@ def home(config: Config) -> Iterator[Check]:
     yield Check("disk", state, f"{free / 2**30:.1f} GiB free", fix)
 
 
+def doors(config: Config) -> Iterator[Check]:
+    """Look whether others reach what should be protected on its way."""
+    for field, sentence in open_doors(config):
+        yield Check(f"http.{field}", "warn", f"{getattr(config.http, field)}: {sentence}")
+
+
 def ports(config: Config) -> Iterator[Check]:
     """Look whether each port answers as one of ours, or is free."""
     doors = [("ingest", config.http.ingest, "/healthz"), ("serve", config.http.serve, "/healthz")]
@@ -148,7 +160,8 @@ def ports(config: Config) -> Iterator[Check]:
         if not answers(address):
             yield Check(f"port {name}", "ok", f"{address} is free: nothing listens there")
             continue
-        ours = _get(f"http://{address}{health}")
+        door = f"http://{address}" if name == "mlflow" else url_of(config, address)
+        ours = _get(f"{door}{health}", None if name == "mlflow" else trust_of(config))
         fix = "" if ours is None else f"stop that program, or set http.{name} in cls.toml"
         message = f"{address} is ours" if ours is None else f"{address} is taken by something else ({ours})"
         yield Check(f"port {name}", "fail" if ours else "ok", message, fix)
@@ -177,9 +190,11 @@ def mlflow_store(config: Config) -> Iterator[Check]:
         yield Check("mlflow", "ok", redact(uri))
 
 
-def _get(url: str) -> str | None:
+def _get(url: str, trust: ssl.SSLContext | None = None) -> str | None:
     """Return why an address does not answer as it should, None if it does."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)
+    )
     try:
         with opener.open(url, timeout=3) as response:
             return None if response.status == 200 else f"answers {response.status}"
@@ -228,8 +243,11 @@ def _life(engine: Engine, config: Config) -> Iterator[Check]:
         waits = [wait for wait in overview.job_waits(connection) if wait[2] > STUCK]
         outbox = overview.undelivered(connection)
         hooks = standings(connection, config.webhooks)
+        expiries = [token.expires - read_clock(connection).timestamp() for token in usable_tokens(connection)]
     yield from _processes(processes)
     yield from _webhooks(hooks)
+    if config.http.require_tokens or not all(map(is_loopback, (config.http.ingest, config.http.serve))):
+        yield _tokens([seconds for seconds in expiries if seconds > 0])
     if orphans:
         ids = ", ".join(str(row.id) for row in orphans)
         yield Check(
@@ -247,6 +265,18 @@ def _life(engine: Engine, config: Config) -> Iterator[Check]:
     why = f": {outbox.error}" if outbox.error else ""
     fix = "see the checks of mlflow and of the reporter; delivery is tried again by itself" if late else ""
     yield Check("outbox", "warn" if late else "ok", redact(f"{outbox.waiting} messages wait{why}"), fix)
+
+
+def _tokens(seconds: list[float]) -> Check:
+    """Say how many tokens are valid where they are needed, by the seconds until each expires."""
+    if not seconds:
+        return Check(
+            "tokens", "fail", "tokens are needed, and none is valid", "`cls token create NAME --scope SCOPE`"
+        )
+    soon = sum(1 for left in seconds if left < EXPIRES_SOON)
+    message = f"{len(seconds)} are valid" + (f", {soon} for less than a week" if soon else "")
+    fix = "make new ones with `cls token create`; see `cls token list`" if soon else ""
+    return Check("tokens", "warn" if soon else "ok", message, fix)
 
 
 def _webhooks(hooks: list[Standing]) -> Iterator[Check]:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from cls.cli.output import clean
 from cls.errors import CLSError, NotFound, Temporary
 
 OK, FAILED, USAGE, NOT_FOUND, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -54,8 +55,8 @@ def code_of(error: CLSError) -> int:
 
 
 def say(line: str) -> None:
-    """Write a line for people to stderr: stdout belongs to what was asked for."""
-    sys.stderr.write(f"{line}\n")
+    """Write a line for people to stderr, without secrets: stdout belongs to what was asked for."""
+    sys.stderr.write(f"{clean(line)}\n")
 
 
 def end(line: str, code: int) -> NoReturn:

@@ -49,7 +49,7 @@ def send(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send a file to the inbox of `cls daemon`. Sent again, it goes on where it stopped; no row is taken twice."""
+    """Send a file to the inbox of `cls daemon`, with the token in $CLS_TOKEN. Sent again, it goes on where it stopped; no row is taken twice."""
     config = config_of(context)
     name = known_stream(config, stream)
     kind = "labels" if labels else "events"
@@ -60,9 +60,13 @@ def send(
     counts = {"requests": 0, "rows": 0, "duplicates": 0, "malformed": 0}
     import httpx
 
+    from cls.doors import token_headers, trust_of, url_of
+
     began = time.monotonic()
-    url = f"http://{config.http.ingest}/v1/streams/{name}/{kind}"
-    with httpx.Client(timeout=90.0, trust_env=False) as client:
+    url = f"{url_of(config, config.http.ingest)}/v1/streams/{name}/{kind}"
+    with httpx.Client(
+        timeout=90.0, trust_env=False, verify=trust_of(config), headers=token_headers()
+    ) as client:
         for sequence, piece in enumerate(_pieces(file, rows)):
             if piece.fault is not None:
                 say(f"not sent: {piece.fault.reason}")

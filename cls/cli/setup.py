@@ -110,7 +110,7 @@ def _name_of(data: Path) -> str:
 
 @config.command("check")
 def check_config_(context: typer.Context, as_json: AsJson = False) -> None:
-    """Tell every fault at once, with its place and line, and warn of recipes that cannot work."""
+    """Tell every fault at once, with its place and line, and warn of what cannot work or is not safe."""
     from cls.config_check import advise, check_config
 
     path = config_path(context)
@@ -123,7 +123,8 @@ def check_config_(context: typer.Context, as_json: AsJson = False) -> None:
             print_table([_fault(fault) for fault in faults], columns | {"message": "what is wrong"})
         if warnings:
             print_table(
-                [_warning(warning) for warning in warnings], columns | {"message": "what cannot work"}
+                [_warning(warning) for warning in warnings],
+                columns | {"message": "what cannot work, or is not safe"},
             )
         if not faults:
             number = len(warnings)

@@ -25,6 +25,7 @@ from cls.demo.flights import BOOTSTRAP_END, load_flights
 from cls.demo.running import Memory, free_address, run_cli, services
 from cls.demo.scoreboard import Scoreboard, month_table
 from cls.demo.settings import STREAM, write_config
+from cls.doors import token_headers
 from cls.errors import CLSError
 from cls.recording import Recording, next_edge
 from storage import outbox
@@ -66,7 +67,9 @@ def _run(home: Path, until: str, step: timedelta, console: Console) -> None:
     console.print("The label lands with the plane; the jet stream is the drift. Loading ...")
     flights = load_flights()
     with services(path, config.http.ingest, config.http.serve) as memory:
-        with httpx.Client(base_url=f"http://{config.http.ingest}", timeout=60.0) as client:
+        with httpx.Client(
+            base_url=f"http://{config.http.ingest}", timeout=60.0, headers=token_headers()
+        ) as client:
             board = Scoreboard(config)
             _replay(Feeder(client, STREAM, "demo"), flights, until, step, path, board, console)
         _await_outbox(board, console)

@@ -16,6 +16,7 @@ from cls.cli.main import app
 
 SURFACE = [
     "cls --config --version",
+    "cls audit list --stream --limit --json",
     "cls backtest DATA --stream --out --set --step --json",
     "cls config check --json",
     "cls config show --json",
@@ -50,6 +51,9 @@ SURFACE = [
     "cls status [STREAM] --json",
     "cls stream infer DATA --name --write --json",
     "cls streams --json",
+    "cls token create NAME --scope --expires --json",
+    "cls token list --json",
+    "cls token revoke ID --json",
     "cls train STREAM --strategy --full --wait/--no-wait --timeout --json",
     "cls ui",
     "cls up --ui/--no-ui",
