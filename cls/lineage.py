@@ -71,6 +71,10 @@ class Outbox(Protocol):
         """Return where champion, previous and challenger must point; None for an alias that must not exist."""
         ...
 
+    def standings(self, stream: str) -> dict[int, str]:
+        """Return how far the versions of the newest rollouts have come on their way to users."""
+        ...
+
     def streams(self) -> list[str]:
         """Return the streams that have a champion."""
         ...

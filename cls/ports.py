@@ -175,6 +175,14 @@ class Registry(Protocol):
         """Return where the aliases point."""
         ...
 
+    def put_standings(self, stream: str, standings: dict[int, str]) -> None:
+        """Say of versions how far they have come on their way to users; of those that were never put, nothing."""
+        ...
+
+    def standings(self, stream: str, numbers: Sequence[int]) -> dict[int, str]:
+        """Return what was said of some versions."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class RawBatch:

@@ -55,7 +55,7 @@ def deliver(outbox: Outbox, registry: Registry, artifacts: ArtifactStore) -> boo
 
 
 def reconcile(outbox: Outbox, registry: Registry) -> list[str]:
-    """Ask for the aliases of every stream whose aliases are not where its champion is; returns those streams.
+    """Ask for the aliases of every stream whose aliases or tags do not say who serves it; returns those streams.
 
     Raises
     ------
@@ -71,7 +71,10 @@ def reconcile(outbox: Outbox, registry: Registry) -> list[str]:
             for alias, number in found.items()
             if alias in ("champion", "previous", "challenger")
         }
-        if ours != wanted and outbox.post_aliases(stream):
+        standings = outbox.standings(stream)
+        said = registry.standings(stream, list(standings))
+        stale = ours != wanted or any(standings[number] != text for number, text in said.items())
+        if stale and outbox.post_aliases(stream):
             moved.append(stream)
     return moved
 
@@ -96,6 +99,7 @@ def _send_aliases(stream: str, outbox: Outbox, registry: Registry, artifacts: Ar
         for number in sorted({number for number in aliases.values() if number is not None}):
             registry.put_version(_version(stream, number, outbox, artifacts))
         registry.put_aliases(stream, aliases)
+    registry.put_standings(stream, outbox.standings(stream))
 
 
 def _version(stream: str, number: int, outbox: Outbox, artifacts: ArtifactStore) -> VersionRecord:

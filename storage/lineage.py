@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from sqlalchemy import Engine, select
 
-from cls.domain import JobKind, JobState, ModelVersion, RolloutState
+from cls.domain import JobKind, JobState, ModelVersion, Rollout, RolloutState
 from cls.lineage import EndedJob, Message
 from storage import outbox as messages
 from storage.db import reading, transaction
 from storage.job_rows import input_from_json, show
 from storage.streams import write_ledger
 from storage.tables import champions, episodes, outbox, versions
-from storage.versions import champion, read_version, rollouts_in
+from storage.versions import champion, list_rollouts, read_version, rollout_of, rollouts_in
+
+NEWEST = 4  # rollouts whose versions the registry is told of: the others have ended, and stay as they were told
 
 
 class SqlOutbox:
@@ -96,6 +98,17 @@ class SqlOutbox:
             "challenger": rivals[0].version if rivals else None,
         }
 
+    def standings(self, stream: str) -> dict[int, str]:
+        """Return how far the versions of the newest rollouts have come on their way to users."""
+        with reading(self._engine) as connection:
+            now = champion(connection, stream)
+            rollouts = [rollout_of(row) for row in list_rollouts(connection, stream, NEWEST)]
+        serving = None if now is None else now.version
+        standing: dict[int, str] = {}
+        for rollout in rollouts:  # the newest of a version counts
+            standing.setdefault(rollout.version, _standing(rollout, serving))
+        return standing
+
     def streams(self) -> list[str]:
         """Return the streams that have a champion."""
         with reading(self._engine) as connection:
@@ -111,3 +124,11 @@ class SqlOutbox:
                 return False
             messages.post(connection, stream, "aliases", {})
             return True
+
+
+def _standing(rollout: Rollout, serving: int | None) -> str:
+    if rollout.version == serving:
+        return "champion, watched" if rollout.state == RolloutState.WATCHING else "champion"
+    if rollout.state == RolloutState.CANARY:
+        return f"canary {rollout.share:.0%}"
+    return "served before" if rollout.state == RolloutState.DONE else rollout.state.value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cls.errors import NotFound
 from cls.ports import RunRecord, VersionRecord
 
@@ -13,6 +15,7 @@ class MemoryRegistry:
         self.runs: dict[tuple[str, int], RunRecord] = {}  # by (stream, job)
         self.versions: dict[tuple[str, int], VersionRecord] = {}  # by (stream, number)
         self._aliases: dict[str, dict[str, int]] = {}
+        self._standings: dict[tuple[str, int], str] = {}
 
     def put_run(self, run: RunRecord) -> str:
         """Keep a run; see `cls.ports.Registry`."""
@@ -34,3 +37,13 @@ class MemoryRegistry:
     def aliases(self, stream: str) -> dict[str, int]:
         """Return where the aliases point."""
         return dict(self._aliases.get(stream, {}))
+
+    def put_standings(self, stream: str, standings: dict[int, str]) -> None:
+        """Keep what is said of versions that were put."""
+        known = {number: text for number, text in standings.items() if (stream, number) in self.versions}
+        self._standings |= {(stream, number): text for number, text in known.items()}
+
+    def standings(self, stream: str, numbers: Sequence[int]) -> dict[int, str]:
+        """Return what was said of some versions."""
+        found = {number: self._standings.get((stream, number)) for number in numbers}
+        return {number: text for number, text in found.items() if text is not None}

@@ -31,7 +31,7 @@ ENTRIES_PER_BATCH = 100  # of params or tags
 VALUE_LENGTH = 5_000  # of a param or a tag
 KEY_LENGTH = 250
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows runs, not traces
-JOB, NUMBER, DIGEST = "cls.job", "cls.number", "cls.digest"
+JOB, NUMBER, DIGEST, STANDING = "cls.job", "cls.number", "cls.digest", "cls.rollout"
 
 
 class MlflowRegistry:
@@ -115,6 +115,25 @@ class MlflowRegistry:
                 tags = client.get_model_version(name, number).tags
                 if NUMBER in tags:  # else somebody's own alias on somebody's own version
                     found[alias] = int(tags[NUMBER])
+            return found
+
+    def put_standings(self, stream: str, standings: dict[int, str]) -> None:
+        """Tag versions with how far they have come; of those that were never put, nothing."""
+        with self._answering() as client:
+            for number, text in standings.items():
+                found = self._find_version(client, stream, number)
+                if found is not None:
+                    client.set_model_version_tag(_model_name(stream), found, STANDING, text[:VALUE_LENGTH])
+
+    def standings(self, stream: str, numbers: Sequence[int]) -> dict[int, str]:
+        """Return what was said of some versions."""
+        with self._answering() as client:
+            name, found = _model_name(stream), {}
+            for number in numbers:
+                version = self._find_version(client, stream, number)
+                tags = {} if version is None else client.get_model_version(name, version).tags
+                if STANDING in tags:
+                    found[number] = str(tags[STANDING])
             return found
 
     # -- finding what a former attempt has left -----------------------------------------------------------------------

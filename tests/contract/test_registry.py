@@ -163,6 +163,15 @@ def test_a_version_written_twice_is_one_whole_copy(probe: Probe) -> None:
     assert tags["cls.job"] == "7"
 
 
+def test_standings_are_said_of_what_is_there_and_change(probe: Probe) -> None:
+    registry = probe.registry
+    registry.put_version(VERSION)
+    assert registry.standings("flights", [1, 9]) == {}
+    for text in ("shadow", "canary 25%", "canary 25%"):
+        registry.put_standings("flights", {1: text, 9: "nowhere"})
+        assert registry.standings("flights", [1, 9]) == {1: text}
+
+
 def test_aliases_go_where_they_are_put(probe: Probe) -> None:
     registry = probe.registry
     assert registry.aliases("flights") == {}

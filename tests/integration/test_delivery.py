@@ -192,8 +192,16 @@ def test_aliases_follow_champion_and_shadow(engine: Engine, artifacts: MemoryArt
         move_rollout(connection, rollout, RolloutState.SHADOW, at=AT, since=0)
     deliver_all(engine, registry, artifacts)
     assert registry.aliases("flights") == {"champion": 2, "previous": 1, "challenger": 3}
+    assert registry.standings("flights", [2, 3]) == {3: "shadow"}
     with transaction(engine) as connection:
         [rollout] = rollouts_in(connection, "flights", RolloutState.SHADOW)
+        move_rollout(connection, rollout, RolloutState.CANARY, at=AT, share=0.25)
+    assert reconcile(SqlOutbox(engine), registry) == ["flights"]  # the alias is right, the tag is not
+    deliver_all(engine, registry, artifacts)
+    assert registry.aliases("flights") == {"champion": 2, "previous": 1, "challenger": 3}
+    assert registry.standings("flights", [2, 3]) == {3: "canary 25%"}
+    with transaction(engine) as connection:
+        [rollout] = rollouts_in(connection, "flights", RolloutState.CANARY)
         move_rollout(connection, rollout, RolloutState.REJECTED, at=AT)
     assert reconcile(SqlOutbox(engine), registry) == ["flights"]
     assert reconcile(SqlOutbox(engine), registry) == []  # asked for already
