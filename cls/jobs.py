@@ -23,14 +23,15 @@ from cls.config import StreamConfig
 from cls.domain import Job, JobKind, Json, ModelVersion, Role
 from cls.errors import BadData, Permanent, Refused
 from cls.evaluate import assess, gate, likeness
-from cls.layout import LEARNER, MODEL, PROFILE, SPEC
+from cls.golden import make_golden
+from cls.layout import GOLDEN, LEARNER, MODEL, PROFILE, SPEC
 from cls.outputs import Floats
 from cls.ports import ArtifactStore, SampleLog
 from cls.rebase import Predict, Rows, recent_reference
 from cls.score import summarise
 from cls.times import EPOCH
 from cls.train import train
-from detectors.columns import take
+from detectors.columns import Columns, take
 from detectors.profile import Profile
 from detectors.reference import Reference
 from learners.auto import effort
@@ -42,6 +43,8 @@ from storage import outbox, queue
 from storage import versions as version_store
 from storage.artifacts import manifest_digest
 from storage.db import reading
+
+GOLDEN_EVENTS = 500  # newest events that golden rows take values from
 
 
 class Control(Protocol):
@@ -175,7 +178,9 @@ def _update(job: Job, bench: Bench, stream: StreamConfig, control: Control) -> O
         predict=_held_out(candidate),
         seed=job.input.seed,
     )
-    files = {name: bench.artifacts.put(data) for name, data in pack(trained.checkpoint, reference).items()}
+    golden = make_golden(candidate, _held_columns(bench, job, low), job.input.seed)
+    packed = pack(trained.checkpoint, reference) | {GOLDEN: golden.to_json()}
+    files = {name: bench.artifacts.put(data) for name, data in packed.items()}
     version = ModelVersion(
         stream=job.stream,
         number=0,
@@ -192,6 +197,13 @@ def _update(job: Job, bench: Bench, stream: StreamConfig, control: Control) -> O
         files=files,
     )
     return Outcome(result, passes, version=version)
+
+
+def _held_columns(bench: Bench, job: Job, low: int) -> Columns:
+    """Return the newest events from `low` on that no version learns from."""
+    start = max(job.input.event_to - GOLDEN_EVENTS, low)
+    events = bench.log.events(job.stream, start, job.input.event_to)
+    return take(events.columns, np.flatnonzero(events.role != Role.TRAIN))
 
 
 def _held_out(model: Model) -> Predict:

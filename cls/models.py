@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from cls.checkpoints import restore, unpack
+from cls.checkpoints import check_finite, restore, unpack
 from cls.errors import Corrupt
-from cls.layout import MODEL, SPEC
+from cls.golden import Golden
+from cls.layout import GOLDEN, MODEL, SPEC
 from cls.ports import ArtifactStore
 from detectors.columns import Columns
 from learners.models.base import Model
@@ -29,6 +30,7 @@ class LoadedModel:
     stream: str
     version: int
     model: Model
+    golden: Golden | None = None  # rows that it was tried on
 
     @property
     def schema(self) -> Schema:
@@ -94,7 +96,7 @@ class ModelCache:
         NotFound
             If there is no such version.
         Corrupt
-            If one of its files is gone, altered or not what it should be.
+            If one of its files is gone, altered or not what it should be, or it predicts something else than where it was made.
         Refused
             If its model is not installed here in a compatible version.
         Unavailable
@@ -103,9 +105,20 @@ class ModelCache:
         with reading(self._engine) as connection:
             found = read_version(connection, stream, version)
         try:
-            files = {name: self._artifacts.get(found.files[name]) for name in (MODEL, SPEC)}
-            return LoadedModel(stream, version, restore(unpack(files), self._models))
-        except KeyError as error:
-            raise Corrupt(f"stream {stream}, version {version}: its manifest lacks {error}") from error
+            return LoadedModel(stream, version, *self._read(found.files))
         except Corrupt as error:
             raise Corrupt(f"stream {stream}, version {version}: {error}") from error
+
+    def _read(self, sha256: Mapping[str, str]) -> tuple[Model, Golden | None]:
+        """Return the model in some files, tried on its golden rows; versions of earlier releases come without."""
+        absent = [name for name in (MODEL, SPEC) if name not in sha256]
+        if absent:
+            raise Corrupt(f"its manifest lacks {', '.join(absent)}")
+        files = {name: self._artifacts.get(sha256[name]) for name in (MODEL, SPEC, GOLDEN) if name in sha256}
+        model = restore(unpack(files), self._models)
+        check_finite(model)
+        if GOLDEN not in files:
+            return model, None
+        golden = Golden.from_json(files[GOLDEN], model.schema)
+        golden.check(model, model.predict)
+        return model, golden

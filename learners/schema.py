@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,7 +34,7 @@ class Schema:
         if not names:
             raise ValueError("schema: at least one numeric or categorical feature is needed")
         if len(set(names)) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
             raise ValueError(f"schema: features named twice: {', '.join(twice)}")
         if self.task not in ("regression", "classification"):
             raise ValueError(f"schema: task must be 'regression' or 'classification', not {self.task!r}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from threading import RLock
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -32,6 +33,9 @@ from learners.rows import Rows
 from learners.schema import Schema
 
 FORMAT = 1  # of the spec
+_READING = (
+    RLock()
+)  # while a hook reads what enters a head: of several threads at once, each would see the others' rows
 
 
 class Network(Model):
@@ -113,6 +117,8 @@ class Network(Model):
         if spec["name"] != cls.name or spec["format"] != FORMAT:
             raise ValueError(f"not a model {cls.name!r} of format {FORMAT}: {spec['name']} {spec['format']}")
         schema = Schema(tuple(spec["numeric"]), (), spec["task"], tuple(spec["classes"]))
+        if cls.config is not None:
+            configured(cls.config, {**spec["arguments"], "scale": spec["scale"]})  # within its limits
         return cls(spec["arguments"], spec["scale"], schema)
 
     def spec(self) -> dict[str, Any]:
@@ -150,11 +156,12 @@ class Network(Model):
         if not isinstance(head, nn.Linear):
             return super().represent(*inputs)
         read: list[Tensor] = []
-        handle = head.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
-        try:
-            self(*inputs)
-        finally:
-            handle.remove()
+        with _READING:
+            handle = head.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
+            try:
+                self(*inputs)
+            finally:
+                handle.remove()
         return read[-1]
 
     def augment(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
