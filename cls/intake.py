@@ -28,6 +28,7 @@ from starlette.routing import Route
 from cls.config import Config, StreamConfig
 from cls.errors import Unavailable
 from cls.guard import guard
+from cls.openapi import document_route, intake_document
 from cls.operate import operate_routes
 from cls.token_book import TokenBook
 from cls.web import Limits, Problem, answer, http_app, read_body, read_rows
@@ -71,6 +72,7 @@ def intake_app(
     door = _Door(config, inbox, engine, wake, between_turns, limits or Limits())
     routes = [
         Route("/healthz", door.health),
+        document_route(intake_document(config)),
         Route("/v1/streams", door.streams),
         Route("/v1/streams/{name}", door.stream),
         *operate_routes(config, engine, wake),
