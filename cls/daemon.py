@@ -22,7 +22,9 @@ from cls.config import Config
 from cls.errors import CLSError, Permanent, Refused, Temporary
 from cls.http import HttpServer
 from cls.intake import intake_app
+from cls.measures import Measures
 from cls.ports import Source
+from cls.readiness import Readiness, Turns
 from cls.stream import Ports, StreamLoop
 from cls.token_book import REFRESH_SECONDS, TokenBook, refuse_unguarded
 from storage import queue, streams
@@ -48,6 +50,7 @@ class Daemon:
         self.failure: BaseException | None = None
         self.wakers = {name: Event() for name in config.streams}
         self.turning = {name: Lock() for name in config.streams}  # held during a turn
+        self.turns = Turns(config.streams)
         self.inbox = Inbox(home.engine, home.inbox)
         self.book = TokenBook(home.engine)
         self.limits = queue.Limits(
@@ -61,13 +64,16 @@ class Daemon:
         """Run until told to stop, or until a task dies."""
         self.book.refresh()
         refuse_unguarded("http.ingest", self.config.http.ingest, self.book)
+        engine = self.home.engine
+        readiness = Readiness(engine, self.turns, Measures(self.config, engine, self.turns.state))
         app = intake_app(
             self.config,
             self.inbox,
-            self.home.engine,
+            engine,
             self.wake,
             between_turns=self.turning.__getitem__,
             book=self.book,
+            more=readiness.routes(),
         )
         server = HttpServer(app, self.config.http.ingest)
         threads = [self._thread(f"stream-{name}", self._run_stream, name) for name in self.config.streams]
@@ -119,6 +125,7 @@ class Daemon:
                 loop = loop or StreamLoop(name, self.config.streams[name], self._ports(name))
                 with self.turning[name]:
                     moved = loop.turn()
+                self.turns.went_well(name)
                 if not moved:
                     self.wakers[name].wait(IDLE_SECONDS)
                     self.wakers[name].clear()
@@ -129,6 +136,7 @@ class Daemon:
                 words.warning("waiting", reason=str(error))
                 self.stop.wait(error.delay)
             except Permanent as error:
+                self.turns.halt(name, str(error))
                 words.error("stream halted", reason=str(error), retry_seconds=REPAIR_SECONDS)
                 self.stop.wait(REPAIR_SECONDS)
 

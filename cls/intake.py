@@ -3,7 +3,7 @@
     POST /v1/streams/NAME/events    JSON (an object, a list, {"events": [...]}), NDJSON or Arrow IPC
     POST /v1/streams/NAME/labels    the same, with the key and the target
     GET  /v1/streams/NAME           how far the stream has come
-    GET  /v1/streams, /healthz
+    GET  /v1/streams, /healthz, /readyz, /metrics
     and what operators do: see `cls.operate`
 
 X-CLS-Producer and X-CLS-Sequence make a request idempotent: the same pair is taken once, however often it is sent. Events and labels of
@@ -13,7 +13,7 @@ one producer share one sequence. What is wrong with a single record is ingest's 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -49,6 +49,7 @@ def intake_app(
     between_turns: Callable[[str], AbstractContextManager[Any]] = nullcontext,
     limits: Limits | None = None,
     book: TokenBook | None = None,
+    more: Sequence[Route] = (),
 ) -> FastAPI:
     """Return the application of the inbox.
 
@@ -68,10 +69,13 @@ def intake_app(
         What one request may carry.
     book
         Knows the tokens; without it, none is valid.
+    more
+        Further routes: those by which the daemon is watched.
     """
     door = _Door(config, inbox, engine, wake, between_turns, limits or Limits())
     routes = [
         Route("/healthz", door.health),
+        *more,
         document_route(intake_document(config)),
         Route("/v1/streams", door.streams),
         Route("/v1/streams/{name}", door.stream),
