@@ -1,8 +1,8 @@
 """Follows the rollout rows: what answers a stream is one immutable value, swapped in one assignment.
 
 A version is loaded and tried by a thread of its own, so that a slow one holds back neither requests nor other streams. What may be needed
-next (the predecessor to go back to, a candidate on its way) is loaded beforehand, and stays: going back needs neither database files nor
-the artifact store.
+next (the predecessor to go back to, a candidate on its way) is loaded beforehand, and stays: going back needs no artifact store. A version
+answers eagerly at first; a faster runtime for it is looked for beside that, and swapped in likewise.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from sqlalchemy import Connection, Engine
 
 from cls.arms import stage_name
+from cls.config import ServeConfig
 from cls.domain import Json, Rollout, RolloutState
 from cls.errors import CLSError, Corrupt, Temporary
 from cls.logging import get_logger
 from cls.models import LoadedModel, ModelCache
+from cls.onnx_graph import Graphs
+from cls.runtime import choose
 from detectors.columns import Categorical, Column
 from storage.db import reading
 from storage.versions import champion, rollouts_in
@@ -91,11 +94,20 @@ class Follower:
         Loads versions.
     on_error
         Told of each try to load an answering version that was refused.
+    settings
+        What runs versions, and the rows of their largest batch.
     """
 
     def __init__(
-        self, streams: Sequence[str], engine: Engine, models: ModelCache, on_error: OnError | None = None
+        self,
+        streams: Sequence[str],
+        engine: Engine,
+        models: ModelCache,
+        on_error: OnError | None = None,
+        settings: ServeConfig | None = None,
     ) -> None:
+        self._settings = ServeConfig() if settings is None else settings
+        self._graphs = Graphs(models.models)
         self._engine = engine
         self._models = models
         self._on_error = on_error
@@ -104,6 +116,8 @@ class Follower:
         self._wanted = dict.fromkeys(self._streams, _Wanted())
         self._resident: dict[tuple[str, int], LoadedModel] = {}
         self._loads: dict[tuple[str, int], _Load] = {}
+        self._choosing: dict[tuple[str, int], _Load] = {}  # at most one that is alive
+        self._chosen: set[tuple[str, int]] = set()  # versions whose runtime was looked for
         self._refused: dict[tuple[str, int], tuple[str, float]] = {}  # why, and when to try again
         self._asked = False
         self._polling = threading.Lock()
@@ -126,6 +140,8 @@ class Follower:
                 "serving": None if route is None else route.champion.version,
                 "champion": wanted.champion,
             }
+            if route is not None and route.champion.runtime is not None:
+                found[name] |= {"runtime": route.champion.runtime.to_json()}
             if route is not None and wanted.challenger is not None:
                 serves = route.challenger is not None
                 found[name] |= {"canary": wanted.challenger, "share": route.share if serves else 0.0}
@@ -150,6 +166,7 @@ class Follower:
                 load.join(max(deadline - time.monotonic(), 0.0))
             if begun:
                 self._switch()
+            self._improve()
             self._asked = True
 
     def _begin(self) -> list[_Load]:
@@ -169,8 +186,34 @@ class Follower:
 
     def _prepared(self, stream: str, version: int) -> LoadedModel:
         model = self._models.load(stream, version)
-        warm_up(model)
+        warm_up(model, self._settings.batch_rows)
         return model
+
+    def _improve(self) -> None:
+        """Look for a faster runtime of the next version that answers; take in what was found."""
+        for key, load in list(self._choosing.items()):
+            if load.is_alive():
+                return
+            del self._choosing[key]
+            if load.model is not None and key in self._resident:
+                self._resident[key] = load.model
+            elif load.error is not None:
+                _log.warning("runtime refused", stream=key[0], version=key[1], error=str(load.error))
+        self._switch()
+        for stream, route in self._routes.items():
+            for model in (route.champion, route.challenger):
+                if model is not None and (stream, model.version) not in self._chosen:
+                    self._chosen.add((stream, model.version))
+                    load = self._choosing[stream, model.version] = _Load(partial(self._faster, model))
+                    load.start()
+                    return
+
+    def _faster(self, model: LoadedModel) -> LoadedModel:
+        choice = choose(model.model, model.golden, self._settings.runtime, self._graphs)
+        faster = replace(model, runtime=choice)
+        warm_up(faster, self._settings.batch_rows)
+        _log.info("runtime chosen", stream=model.stream, version=model.version, **choice.to_json())
+        return faster
 
     def _switch(self) -> None:
         """Take in what has been loaded, and let each stream be answered by what it should be."""
@@ -186,6 +229,7 @@ class Follower:
             del self._resident[key]
         for key in self._refused.keys() - kept:
             del self._refused[key]
+        self._chosen &= kept
 
     def _take(self, stream: str, version: int, load: _Load) -> None:
         if load.model is not None:
@@ -269,11 +313,11 @@ def _facts(route: Route) -> tuple[object, ...]:
     return route.champion, route.challenger, route.share, route.rollout, route.stage
 
 
-def warm_up(model: LoadedModel) -> None:
-    """Predict on rows in which everything is missing; raises `Corrupt` if that is no prediction."""
+def warm_up(model: LoadedModel, batch_rows: int) -> None:
+    """Predict on rows in which everything is missing, one and many; raises `Corrupt` if that is no prediction."""
     schema = model.schema
     outputs = (len(schema.classes),) if schema.task == "classification" else ()
-    for rows in WARM_ROWS:
+    for rows in (*WARM_ROWS, batch_rows):
         columns: dict[str, Column] = {name: np.full(rows, np.nan) for name in schema.numeric}
         columns |= {name: Categorical(np.full(rows, -1, np.int32), ()) for name in schema.categorical}
         predicted = model.predict(columns)

@@ -9,7 +9,6 @@ the file. Besides come rows in which everything is missing, unknown or extreme. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +63,13 @@ class Golden:
             raise Corrupt(f"{GOLDEN}: not golden rows of this model: {error}") from error
         return cls(columns, expected)
 
-    def check(self, model: Model, predict: Callable[[Columns], Floats], tolerance: float = TOLERANCE) -> None:
-        """Predict the rows and compare.
+    def check(self, model: Model, got: Floats, tolerance: float = TOLERANCE) -> None:
+        """Compare with what was predicted for the rows now.
 
         Parameters
         ----------
+        got
+            Predictions of `columns`.
         tolerance
             Largest difference, relative to the target's scale; of predictions beyond the scale, to their distance from the target's
             location. Of probabilities: absolute.
@@ -78,7 +79,6 @@ class Golden:
         Corrupt
             Naming the row that differs most, what was expected and what came.
         """
-        got = predict(self.columns)
         if got.shape != self.expected.shape:
             raise Corrupt(f"{GOLDEN}: predictions of shape {got.shape}, expected {self.expected.shape}")
         unit = np.ones_like(self.expected)

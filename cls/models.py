@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
@@ -16,6 +17,7 @@ from cls.errors import Corrupt
 from cls.golden import Golden
 from cls.layout import GOLDEN, MODEL, SPEC
 from cls.ports import ArtifactStore
+from cls.runtime import Choice
 from detectors.columns import Columns
 from learners.models.base import Model
 from learners.schema import Schema
@@ -31,6 +33,7 @@ class LoadedModel:
     version: int
     model: Model
     golden: Golden | None = None  # rows that it was tried on
+    runtime: Choice | None = None  # what runs it; None: eager torch
 
     @property
     def schema(self) -> Schema:
@@ -49,7 +52,9 @@ class LoadedModel:
 
     def predict(self, columns: Columns) -> NDArray[np.float64]:
         """Return (N,) predictions in target units, or (N, K) class probabilities."""
-        return self.model.predict(columns)
+        forward = self.model if self.runtime is None else self.runtime.forward
+        with torch.inference_mode():
+            return self.model.decode(self.model.outputs(columns, forward))
 
 
 class ModelCache:
@@ -72,7 +77,7 @@ class ModelCache:
     ) -> None:
         self._engine = engine
         self._artifacts = artifacts
-        self._models = models
+        self.models = models
         self._capacity = capacity
         self._kept: OrderedDict[tuple[str, int], LoadedModel] = OrderedDict()
         self._lock = Lock()  # held while loading, too: nobody loads the same version twice at once
@@ -115,10 +120,10 @@ class ModelCache:
         if absent:
             raise Corrupt(f"its manifest lacks {', '.join(absent)}")
         files = {name: self._artifacts.get(sha256[name]) for name in (MODEL, SPEC, GOLDEN) if name in sha256}
-        model = restore(unpack(files), self._models)
+        model = restore(unpack(files), self.models)
         check_finite(model)
         if GOLDEN not in files:
             return model, None
         golden = Golden.from_json(files[GOLDEN], model.schema)
-        golden.check(model, model.predict)
+        golden.check(model, model.predict(golden.columns))
         return model, golden
