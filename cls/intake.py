@@ -37,6 +37,7 @@ from storage.inbox import Inbox
 from storage.progress import progress, request_of
 
 PRODUCER, SEQUENCE = "X-CLS-Producer", "X-CLS-Sequence"
+KINDS = ("events", "labels")
 _LARGEST = 2**63 - 1
 
 
@@ -80,7 +81,7 @@ def intake_app(
         Route("/v1/streams", door.streams),
         Route("/v1/streams/{name}", door.stream),
         *operate_routes(config, engine, wake),
-        Route("/v1/streams/{name}/{kind:str}", door.take, methods=["POST"]),
+        *(Route(f"/v1/streams/{{name}}/{kind}", door.takes(kind), methods=["POST"]) for kind in KINDS),
     ]
     return http_app(routes, guard(config, config.http.ingest, book))
 
@@ -114,31 +115,33 @@ class _Door:
         name, _ = self._known(request)
         return answer(200, await run_in_threadpool(self._progress, name))
 
-    async def take(self, request: Request) -> Response:
-        name, settings = self._known(request)
-        kind = request.path_params["kind"]
-        if kind not in ("events", "labels"):
-            raise Problem(404, f"streams take events and labels, not {kind!r}")
-        producer, sequence, idempotent = _sender(request)
-        data = await read_body(request, self._limits.body_bytes)
-        content_type = request.headers.get("content-type", "")
+    def takes(self, kind: str) -> Callable[[Request], Any]:
+        """Return the endpoint that takes events, or labels."""
 
-        def store() -> dict[str, Any]:
-            table = read_rows(content_type, data, kind, self._limits).to_table()
-            if table.num_rows == 0:
-                return {"rows": 0, "duplicate": False}
-            _check_columns(table, settings, kind)
-            return self._put(name, producer, sequence, kind, table)
+        async def take(request: Request) -> Response:
+            name, settings = self._known(request)
+            producer, sequence, idempotent = _sender(request)
+            data = await read_body(request, self._limits.body_bytes)
+            content_type = request.headers.get("content-type", "")
 
-        receipt = await run_in_threadpool(store)
-        body = {
-            "stream": name,
-            "producer": producer,
-            "sequence": sequence,
-            **receipt,
-            "idempotent": idempotent,
-        }
-        return answer(202, body)
+            def store() -> dict[str, Any]:
+                table = read_rows(content_type, data, kind, self._limits).to_table()
+                if table.num_rows == 0:
+                    return {"rows": 0, "duplicate": False}
+                _check_columns(table, settings, kind)
+                return self._put(name, producer, sequence, kind, table)
+
+            receipt = await run_in_threadpool(store)
+            body = {
+                "stream": name,
+                "producer": producer,
+                "sequence": sequence,
+                **receipt,
+                "idempotent": idempotent,
+            }
+            return answer(202, body)
+
+        return take
 
     def _put(self, name: str, producer: str, sequence: int, kind: str, table: Any) -> dict[str, Any]:
         try:

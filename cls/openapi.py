@@ -57,6 +57,8 @@ def intake_document(config: Config) -> Json:
     """Return the document of `cls daemon`: events and labels, progress, and what operators do."""
     paths: Json = {
         "/healthz": {"get": get("whether the process lives", fields(status=TEXT), bare=True)},
+        "/readyz": {"get": _ready()},
+        "/metrics": {"get": _metrics()},
         "/v1/streams": {"get": get("the streams", fields(streams=list_of(OBJECT)))},
     }
     for name, stream in config.streams.items():
@@ -150,7 +152,7 @@ def _take(name: str, stream: StreamConfig, kind: str) -> Json:
             "name": "X-CLS-Producer",
             "in": "header",
             "description": "who sends; with X-CLS-Sequence a request is taken once, however often it is sent",
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.:@/-]{1,200}$"},
+            "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,198}[!-~])?$"},
         },
         {
             "name": "X-CLS-Sequence",

@@ -32,7 +32,7 @@ _TRAIN = {
     "strategy": {"type": "string", "maxLength": 100, "description": "name of a recipe"},
     "full": {"type": "boolean", "description": "on everything there is, not only what is new"},
 }
-_VERSION = {"version": {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1}}
+_VERSION = {"version": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}}
 _ACTIONS: dict[str, tuple[str, Json, tuple[str, ...]]] = {  # summary, arguments, those that must be there
     "train": ("Train now", _TRAIN, ()),
     "promote": ("Make a version the champion", _VERSION, ("version",)),
@@ -72,7 +72,7 @@ def _action(stream: str, action: str) -> Json:
         "operationId": f"{action}_{stream}",
         "parameters": [_WAIT],
         "requestBody": {"required": bool(needed), "content": {"application/json": {"schema": schema}}},
-        "responses": responses_of({200: done, 202: placed}, *GUARDED, 400, 409, 413, 415, 422, 503),
+        "responses": responses_of({200: done, 202: placed}, *GUARDED, 400, 404, 409, 413, 415, 422, 503),
     }
 
 

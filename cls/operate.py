@@ -141,11 +141,16 @@ class _Desk:
         read: Callable[[Connection, str | None, int], list[Row[Any]]],
         stream: str | None,
     ) -> Response:
-        limit = int(_number(request, "limit", 100, MOST_ROWS))
+        limit = int(_number(request, "limit", 100, MOST_ROWS, whole=True))
 
         def rows() -> list[Json]:
             with reading(self._engine) as connection:
-                return [dict(row._mapping) for row in read(connection, stream, limit)]
+                return [
+                    {
+                        str(name): value for name, value in row._mapping.items()
+                    }  # names of SQL are a kind of str
+                    for row in read(connection, stream, limit)
+                ]
 
         return answer(200, {name: await _told(rows)})
 
@@ -185,21 +190,23 @@ def _arguments(kind: str, body: bytes) -> Json:
         raise Problem(400, str(error)) from error
     if not isinstance(given, dict):
         raise Problem(400, "the arguments must be a JSON object")
+    # JSON tells 2 and 2.0 not apart
+    given = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in given.items()}
     for name, value in given.items():
         if name not in allowed:
             known = f"known are {', '.join(allowed)}" if allowed else "none is known"
             raise Problem(422, f"unknown argument {name[:100]!r}; {known}", field=name[:100])
         if type(value) is not allowed[name]:
             raise Problem(422, f"{name!r} must be of type {allowed[name].__name__}", field=name)
-        if value > _LARGEST if isinstance(value, int) else len(str(value)) > _LONGEST:
-            raise Problem(422, f"{name!r} is too large", field=name)
+        if not -1 < value <= _LARGEST if isinstance(value, int) else len(str(value)) > _LONGEST:
+            raise Problem(422, f"{name!r} is out of range", field=name)
     for name in _NEEDED.get(kind, ()):
         if name not in given:
             raise Problem(422, f"{name!r} is missing", field=name)
-    return dict(given)
+    return given
 
 
-def _number(request: Request, name: str, default: float, most: float) -> float:
+def _number(request: Request, name: str, default: float, most: float, *, whole: bool = False) -> float:
     text = request.query_params.get(name)
     if text is None:
         return default
@@ -207,6 +214,10 @@ def _number(request: Request, name: str, default: float, most: float) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= most:
-        raise Problem(400, f"{name} must be a number from 0 to {most:g}, not {text[:40]!r}", field=name)
+    if not 0 <= value <= most or (whole and not value.is_integer()):
+        raise Problem(
+            400,
+            f"{name} must be a {'whole ' if whole else ''}number from 0 to {most:g}, not {text[:40]!r}",
+            field=name,
+        )
     return value
