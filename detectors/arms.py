@@ -17,8 +17,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincc, betaln, logsumexp, xlog1py, xlogy
-from scipy.stats import beta
+from scipy.special import betaincc, betainccinv, betaln, xlog1py, xlogy
 
 CONCENTRATION = 100.0  # keys' worth of belief that a canary's share is as configured
 CONCENTRATIONS = (4.0, 20.0, 100.0, 500.0)  # rows' worth of belief that a bin's share is the common one
@@ -97,7 +96,7 @@ def rate_evidence(
 
 def rate_bound(events: int, trials: int, alpha: float) -> float:
     """Return the upper end of a rate, exact for one look (Clopper and Pearson 1934): too low with a probability of at most alpha."""
-    return 1.0 if events >= trials else float(beta.isf(alpha, events + 1, trials - events))
+    return 1.0 if events >= trials else float(betainccinv(events + 1, trials - events, alpha))
 
 
 def clumped(evidence: float, size: int) -> float:
@@ -131,9 +130,9 @@ def divergence_evidence(counts_a: ArrayLike, counts_b: ArrayLike, share: float =
     if not 0 < k < n:
         return 0.0
     one_share = float(xlogy(k, k / n) + xlogy(n - k, 1 - k / n))
-    alpha, beta_ = (np.outer(CONCENTRATIONS, [one]) for one in (share, 1 - share))
-    own_shares = (betaln(a + alpha, b + beta_) - betaln(alpha, beta_)).sum(axis=1)
-    return float(logsumexp(own_shares) - math.log(len(CONCENTRATIONS)) - one_share)
+    alpha, beta = (np.outer(CONCENTRATIONS, [one]) for one in (share, 1 - share))
+    own_shares = (betaln(a + alpha, b + beta) - betaln(alpha, beta)).sum(axis=1)
+    return float(np.logaddexp.reduce(own_shares) - math.log(len(CONCENTRATIONS)) - one_share)
 
 
 def divergence(counts_a: ArrayLike, counts_b: ArrayLike) -> float:

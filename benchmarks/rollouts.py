@@ -1,0 +1,183 @@
+"""How often rollouts send back versions that are as good, and how soon those that are worse, beside a t-test that is repeated.
+
+    python -m benchmarks.rollouts --data DIR [--runs 1000] [--scratch DIR]
+
+Real predictions and losses (benchmarks/rollouts_versions.py), drawn row by row into rollouts that the service's own code judges and moves
+on (benchmarks/rollouts_run.py), with the default settings. Every hundred rows somebody looks. What is finished stays in the scratch
+directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from benchmarks.report import RESULTS, write_results
+from benchmarks.rollouts_figures import draw, figures, text
+from benchmarks.rollouts_run import HORIZON, LOOK_ROWS, Fault, Simulation, Traffic
+from benchmarks.rollouts_versions import Contest, contests
+from cls.config import RolloutConfig
+
+DATA = {"bike_sharing": "regression", "elec2": "classification"}
+LEVELS = (0.05, 0.1, 0.3)
+EQUALS = 2
+FAULTS = (
+    Fault("nothing"),
+    Fault("1% errors", error_rate=0.01),
+    Fault("5% errors", error_rate=0.05),
+    Fault("1% NaN", nonfinite_rate=0.01),
+    Fault("twice as slow", slowness=2.0),
+    Fault("four times as slow", slowness=4.0),
+    Fault("moved by 0.5", shift=0.5),
+)
+T_LEVELS = (0.05, 0.01)
+MORE_ROWS = {"shadow_rows": 2000, "step_rows": 2000, "watch_rows": 10_000}
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Many rollouts of one contest."""
+
+    kind: str  # labels | in order | guardrails | guardrails, more rows
+    contest: Contest
+    fault: Fault
+    runs: int
+
+
+def at_random(random: np.random.Generator, pool: int) -> Iterator[Rows]:
+    """Yield looks of rows drawn from the pool."""
+    while True:
+        yield random.integers(0, pool, LOOK_ROWS)
+
+
+def in_order(random: np.random.Generator, pool: int) -> Iterator[Rows]:
+    """Yield looks of neighbouring rows of the pool from a random one on, round and round."""
+    at = int(random.integers(pool))
+    while True:
+        yield (at + np.arange(LOOK_ROWS)) % pool
+        at += LOOK_ROWS
+
+
+def settings_of(kind: str) -> RolloutConfig:
+    """Return the settings that a kind of rollouts runs with."""
+    more: dict[str, Any] = {} if kind in ("labels", "in order") else {"evidence": "guardrails"}
+    if kind.endswith("more rows"):
+        more |= MORE_ROWS
+    return RolloutConfig.model_validate(more)
+
+
+def measure(case: Case, seed: int) -> dict[str, Any]:
+    """Run a case; returns how every rollout ended, and when a repeated t-test would have called the version worse."""
+    random = np.random.default_rng(seed)
+    traffic, settings = Traffic(case.contest, case.fault, random), settings_of(case.kind)
+    labels = settings.evidence == "labels"
+    ended, called = [], []
+    for _ in range(case.runs):
+        looks = (in_order if case.kind == "in order" else at_random)(random, len(case.contest.mine_N))
+        seen: list[Rows] = []
+        done = Simulation(traffic, settings, labels=labels).run(_kept(looks, seen))
+        ended.append(asdict(done))
+        if labels:
+            while len(seen) * LOOK_ROWS < HORIZON:
+                seen.append(next(looks))
+            called.append(t_test(case.contest, np.concatenate(seen)[:HORIZON]))
+    return {
+        "kind": case.kind,
+        "version": case.contest.name,
+        "fault": case.fault.name,
+        "excess": case.contest.excess,
+        "ended": ended,
+        "t_test": called,
+    }
+
+
+def _kept(looks: Iterator[Rows], seen: list[Rows]) -> Iterator[Rows]:
+    for drawn in looks:
+        seen.append(drawn)
+        yield drawn
+
+
+def t_test(contest: Contest, rows: Rows) -> dict[str, int | None]:
+    """Return at how many rows a one-sided paired t-test, repeated at every look, first says worse, by its level."""
+    difference = contest.loss_mine_N[rows] - contest.loss_theirs_N[rows]
+    n = np.arange(LOOK_ROWS, len(rows) + 1, LOOK_ROWS)
+    total, squares = np.cumsum(difference)[n - 1], np.cumsum(difference**2)[n - 1]
+    deviation = np.sqrt(np.maximum(squares - total**2 / n, 1e-300) / (n - 1))
+    p_value = student.sf(total / np.sqrt(n) / deviation, n - 1)
+    found = {f"{level:g}": np.flatnonzero(p_value < level) for level in T_LEVELS}
+    return {level: int(n[first[0]]) if len(first) else None for level, first in found.items()}
+
+
+def cases(directory: Path, name: str, runs: int, seed: int) -> list[Case]:
+    """Return all cases of a data set."""
+    made = contests(directory, name, LEVELS, EQUALS, seed)
+    equal = [contest for contest in made if contest.name.startswith("equal")]
+    few = max(runs // 4, 50)
+    found = [Case("labels", one, Fault(), -(-runs // EQUALS) if one in equal else few) for one in made]
+    found += [Case("in order", one, Fault(), -(-runs // EQUALS)) for one in equal]
+    for kind in ("guardrails", "guardrails, more rows"):
+        for fault in FAULTS:
+            if fault.shift and kind != "guardrails":
+                continue  # found in the shadow anyway
+            often = runs if fault.name == "nothing" and kind == "guardrails" else few
+            found.append(Case(kind, equal[0], fault, often))
+    worse = next(contest for contest in made if contest.name.startswith("5%"))
+    found.append(Case("guardrails", worse, Fault(), few))
+    return found
+
+
+def main() -> None:
+    """Measure, and write the results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="directory of bike_sharing.parquet and elec2.parquet"
+    )
+    parser.add_argument(
+        "--runs", type=int, default=1000, help="rollouts of equal versions; a quarter of each worse one"
+    )
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "rollouts")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.scratch.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in DATA:
+        made = cases(arguments.data, name, arguments.runs, arguments.seed)
+        found[name] = []
+        for i, case in enumerate(made):
+            path = arguments.scratch / f"{name}_{arguments.runs}_{arguments.seed}_{i}.json"
+            if not path.exists():
+                began = time.monotonic()
+                path.write_text(json.dumps(measure(case, arguments.seed + i)))
+                took = time.monotonic() - began
+                print(
+                    f"{name}: {case.kind}, {case.contest.name}, {case.fault.name}: {took:.0f} s", flush=True
+                )
+            found[name].append(json.loads(path.read_text()))
+    draw(found, RESULTS / "rollouts.png")
+    write_results(
+        "rollouts",
+        dataset=", ".join(f"{name} ({task})" for name, task in DATA.items()),
+        seeds=[arguments.seed],
+        figures=figures(found),
+        text=text(found),
+        details={"look_rows": LOOK_ROWS, "horizon": HORIZON},
+    )
+
+
+if __name__ == "__main__":
+    main()

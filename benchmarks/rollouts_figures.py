@@ -1,0 +1,172 @@
+"""What the rollouts of benchmarks/rollouts.py came to: figures, a table and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import beta
+
+from benchmarks.report import Figure
+
+Found = Mapping[str, Sequence[Mapping[str, Any]]]  # by data set: `benchmarks.rollouts.measure`
+BUDGET = 0.01
+COLOURS = {"equal": "#888888", "5% worse": "#35b779", "10% worse": "#31688e", "30% worse": "#440154"}
+
+
+def interval(events: int, trials: int) -> tuple[float, float]:
+    """Return the 95% interval of a rate (Clopper and Pearson 1934)."""
+    low = float(beta.ppf(0.025, events, trials - events + 1)) if events else 0.0
+    high = float(beta.ppf(0.975, events + 1, trials - events)) if events < trials else 1.0
+    return low, high
+
+
+def of_kind(
+    cases: Sequence[Mapping[str, Any]], kind: str, version: str = "", fault: str = "nothing"
+) -> list[dict[str, Any]]:
+    """Return how the rollouts of a kind ended; those of all equal versions for "equal"."""
+    chosen = [
+        one
+        for one in cases
+        if one["kind"] == kind and one["fault"] == fault and one["version"].startswith(version)
+    ]
+    return [run for one in chosen for run in one["ended"]]
+
+
+def t_tests(cases: Sequence[Mapping[str, Any]], kind: str, version: str, level: str) -> list[int | None]:
+    """Return where a repeated t-test first said worse, over the same rollouts in the same order."""
+    chosen = [one for one in cases if one["kind"] == kind and one["version"].startswith(version)]
+    return [run[level] for one in chosen for run in one["t_test"]]
+
+
+def figures(found: Found) -> list[Figure]:
+    """Return the numbers that have a target, and those beside them."""
+    made: list[Figure] = []
+    for name, cases in found.items():
+        for kind, met in (("labels", True), ("guardrails", True), ("in order", False)):
+            runs = of_kind(cases, kind, "equal")
+            back = sum(run["outcome"] == "worse" for run in runs)
+            low, high = interval(back, len(runs))
+            made.append(
+                Figure(
+                    f"{name}: equal versions sent back, {kind}",
+                    back / len(runs),
+                    "share of rollouts",
+                    "<= 0.01" if met else "",
+                    back / len(runs) <= BUDGET if met else None,
+                    f"{back} of {len(runs)}; 95% interval {low:.2%} to {high:.2%}",
+                )
+            )
+        for level in ("0.05", "0.01"):
+            runs, called = of_kind(cases, "labels", "equal"), t_tests(cases, "labels", "equal", level)
+            false = sum(at is not None and at <= run["rows"] for at, run in zip(called, runs, strict=True))
+            made.append(
+                Figure(
+                    f"{name}: the same by a repeated t-test at {float(level):.0%}",
+                    false / len(runs),
+                    "share of rollouts",
+                    note="within the rows of the same rollouts",
+                )
+            )
+        for version in ("5% worse", "10% worse", "30% worse"):
+            runs = of_kind(cases, "labels", version)
+            rows = [run["rows"] for run in runs if run["outcome"] == "worse"]
+            made.append(
+                Figure(
+                    f"{name}: {version}, sent back",
+                    len(rows) / len(runs),
+                    "share of rollouts",
+                    note=_shares(runs),
+                )
+            )
+            if rows:
+                note = f"p90 {np.percentile(rows, 90):.0f}; t-test at 1%: {_delays(cases, version)}"
+                made.append(
+                    Figure(
+                        f"{name}: {version}, rows needed",
+                        float(np.median(rows)),
+                        "labelled rows (median)",
+                        note=note,
+                    )
+                )
+    return made
+
+
+def _delays(cases: Sequence[Mapping[str, Any]], version: str) -> str:
+    rows = [at for at in t_tests(cases, "labels", version, "0.01") if at is not None]
+    return f"{np.median(rows):.0f}, p90 {np.percentile(rows, 90):.0f}" if rows else "never"
+
+
+def _shares(runs: Sequence[Mapping[str, Any]]) -> str:
+    counts = {one: sum(run["outcome"] == one for run in runs) for one in ("undecided", "released")}
+    return f"of {len(runs)}: {counts['undecided']} held back undecided, {counts['released']} released"
+
+
+def text(found: Found) -> str:
+    """Return what people should know about the numbers, and the table of guardrails."""
+    lines = [
+        "Equal versions are equal in the mean of the pool that rows are drawn from, but differ row by row. A rollout goes through shadow,",
+        "canary steps and watch with the default settings; there is a look every 100 rows. `undecided` at 10,000 rows goes back as well, and",
+        "is counted by itself. 5% is the margin up to which a version may be worse: such a one may rightly be released or held back.",
+        "`in order`: neighbouring rows in the order of time instead of random ones. Losses of neighbours depend on each other there, which",
+        "the budget does not cover; and what is equal over the whole pool need not be equal in a part of it.",
+        "",
+        "A t-test that is repeated at each look calls more equal versions worse the longer one looks; the rollouts do not.",
+        "",
+        "![Share of versions sent back over rows](rollouts.png)",
+        "",
+        "## Without labels",
+        "",
+        "Requests of one row each; 0.05% of them fail anyway. A canary of 5% needs 4,000 requests for its 200 rows. More rows: a shadow of",
+        "2,000, 2,000 a step, 10,000 watched. Rows are requests since the shadow began. A version whose losses are 5% worse is as",
+        "good as any to guardrails: nothing but labels shows it.",
+        "",
+        "| data | rows | version | sent back | median rows | p90 | by |",
+        "| --- | --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for name, cases in found.items():
+        for one in cases:
+            if not one["kind"].startswith("guardrails"):
+                continue
+            runs = one["ended"]
+            back = [run for run in runs if run["outcome"] == "worse"]
+            rows = [run["rows"] for run in back]
+            fault = one["fault"] if one["version"].startswith("equal") else f"{one['version']}, no fault"
+            median, p90 = (f"{np.percentile(rows, q):,.0f}" if rows else "" for q in (50, 90))
+            size = "default" if one["kind"] == "guardrails" else "more"
+            lines.append(
+                f"| {name} | {size} | {fault} | {len(back)} of {len(runs)} | {median} | {p90} | {_by(back)} |"
+            )
+    return "\n".join(lines)
+
+
+def _by(back: Sequence[Mapping[str, Any]]) -> str:
+    names = [run["reason"].removeprefix("guardrail ").split(":")[0] for run in back]
+    return ", ".join(f"{name} {names.count(name)}" for name in sorted(set(names)))
+
+
+def draw(found: Found, path: Path) -> None:
+    """Draw the share of versions that were sent back over rows, beside the repeated t-test at 1%."""
+    from matplotlib.figure import Figure as Sheet
+
+    sheet = Sheet(figsize=(11, 4), layout="constrained")
+    grid = np.arange(100, 10_001, 100)
+    for axes, (name, cases) in zip(sheet.subplots(1, len(found)), found.items(), strict=True):
+        for version, colour in COLOURS.items():
+            runs = of_kind(cases, "labels", version)
+            rows = np.array([run["rows"] if run["outcome"] == "worse" else np.inf for run in runs])
+            axes.plot(grid, [(rows <= at).mean() for at in grid], color=colour, label=version)
+            called = np.array(
+                [np.inf if at is None else at for at in t_tests(cases, "labels", version, "0.01")]
+            )
+            axes.plot(grid, [(called <= at).mean() for at in grid], color=colour, linestyle=":")
+        axes.axhline(BUDGET, color="#cc0000", linewidth=0.7)
+        axes.set_title(f"{name}: sent back (dotted: t-test at 1%, repeated)", fontsize=9, loc="left")
+        axes.set_xscale("log")
+        axes.set_xlabel("labelled rows", fontsize=8)
+        axes.set_ylim(-0.02, 1.02)
+        axes.tick_params(labelsize=8)
+        axes.legend(fontsize=8, loc="upper left")
+    sheet.savefig(path, dpi=110)
