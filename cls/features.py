@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from functools import partial
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from cls.cells import BLANK, Mask
+from cls.cells import BLANK, Mask, categories, numbers
 from cls.errors import BadData
 from cls.records import to_table
 from cls.typed import derived
@@ -62,17 +67,90 @@ def read_features(
     FeatureError
         Naming the feature and the row.
     """
-    wanted = {*numeric, *categorical}
-    typed = [column for column in derivations if not wanted.isdisjoint(column.names)]
-    derived_names = {name for column in typed for name in column.names}
-    for name in (*(n for n in (*numeric, *categorical) if n not in derived_names), *(c.name for c in typed)):
-        if not any(name in record for record in records):
-            raise FeatureError(f"no row has the feature {name!r}; send null where it is missing", name)
-    columns: dict[str, Column] = {
-        name: _numbers(records, name) for name in numeric if name not in derived_names
-    }
-    columns |= {name: _categories(records, name) for name in categorical if name not in derived_names}
-    return columns | (_derived(records, typed) if typed else {})
+    return FeatureReader(numeric, categorical, derivations).read(records)
+
+
+class FeatureReader:
+    """Reads the features of one model from records; what depends on names alone is done once.
+
+    Parameters
+    ----------
+    numeric, categorical, derivations
+        As `read_features` has them.
+    """
+
+    def __init__(
+        self, numeric: Sequence[str], categorical: Sequence[str], derivations: Sequence[Derivation] = ()
+    ) -> None:
+        wanted = {*numeric, *categorical}
+        self._typed = [column for column in derivations if not wanted.isdisjoint(column.names)]
+        derived_names = {name for column in self._typed for name in column.names}
+        self._numeric = [name for name in numeric if name not in derived_names]
+        self._categorical = [name for name in categorical if name not in derived_names]
+        self._typed_names = [column.name for column in self._typed]
+        self._raw = {*self._numeric, *self._categorical, *self._typed_names}
+        self.features = (*numeric, None, *categorical)  # equal where two readers read the same
+
+    def check(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Raise `FeatureError` if there is a feature that every record lacks."""
+        if records[0].keys() >= self._raw:  # nearly always
+            return
+        for name in (*self._numeric, *self._categorical, *self._typed_names):
+            if not any(name in record for record in records):
+                raise FeatureError(f"no row has the feature {name!r}; send null where it is missing", name)
+
+    def read(self, rows: Sequence[Mapping[str, Any]] | pa.Table) -> dict[str, Column]:
+        """Return the columns of one request, records or a table; raises `FeatureError`."""
+        if isinstance(rows, pa.Table):
+            return self._table(rows)
+        self.check(rows)
+        return self.columns(rows)
+
+    def columns(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+        """Return the columns of records that `check` has passed, maybe of several requests at once."""
+        cells = _cells(records, (*self._numeric, *self._categorical))
+        columns: dict[str, Column] = {**_matrix(cells[: len(self._numeric)], self._numeric)}
+        for name, texts in zip(self._categorical, cells[len(self._numeric) :], strict=True):
+            columns[name] = _categories(texts, name)
+        return columns | _derived(records, self._typed) if self._typed else columns
+
+    def _table(self, table: pa.Table) -> dict[str, Column]:
+        """Read whole columns by the very functions of ingest."""
+        for name in (*self._numeric, *self._categorical, *self._typed_names):
+            if name not in table.column_names:
+                raise FeatureError(f"no row has the feature {name!r}; send null where it is missing", name)
+        columns: dict[str, Column] = {
+            name: numbers(table, name, partial(_refuse, name, table), f"feature {name!r}")
+            for name in self._numeric
+        }
+        for name in self._categorical:
+            if pa.types.is_nested(table.schema.field(name).type):
+                _refuse(name, table, np.ones(len(table), bool), f"feature {name!r} is not a category")
+            columns[name] = categories(table, name)
+        for column in self._typed:
+            columns |= derived(table, [column], partial(_refuse, column.name, table))
+        return columns
+
+
+def _cells(records: Sequence[Mapping[str, Any]], names: tuple[str, ...]) -> list[Sequence[Any]]:
+    """Return values by column, None where a record lacks one."""
+    if len(names) > 1:
+        try:
+            return list(zip(*map(itemgetter(*names), records), strict=True))
+        except KeyError:
+            pass
+    return [[record.get(name) for record in records] for name in names]
+
+
+def _matrix(cells_FN: Sequence[Sequence[Any]], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Return numbers. Where all cells are numbers one conversion does for all, with the same result."""
+    with suppress(TypeError, OverflowError):  # text, null; an integer beyond the largest float
+        values_FN = np.frombuffer(array("d", chain.from_iterable(cells_FN))).reshape(
+            len(names), len(cells_FN[0]) if names else 0
+        )
+        if not np.isinf(values_FN).any():
+            return dict(zip(names, values_FN, strict=True))
+    return {name: _numbers(cells, name) for name, cells in zip(names, cells_FN, strict=True)}
 
 
 def _derived(records: Sequence[Mapping[str, Any]], typed: Sequence[Derivation]) -> dict[str, Column]:
@@ -80,19 +158,18 @@ def _derived(records: Sequence[Mapping[str, Any]], typed: Sequence[Derivation]) 
     columns: dict[str, Column] = {}
     for column in typed:
         table = to_table([{column.name: record.get(column.name)} for record in records])
-        columns |= derived(table, [column], partial(_refuse, column.name, records))
+        columns |= derived(table, [column], partial(_refuse, column.name, table))
     return columns
 
 
-def _refuse(name: str, records: Sequence[Mapping[str, Any]], mask: Mask, reason: str) -> None:
+def _refuse(name: str, table: pa.Table, mask: Mask, reason: str) -> None:
     for row in np.flatnonzero(mask).tolist():
-        raise FeatureError(f"row {row}: {reason}: {_shown(records[row].get(name))}", name, row)
+        raise FeatureError(f"row {row}: {reason}: {_shown(table.column(name)[row].as_py())}", name, row)
 
 
-def _numbers(records: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
-    values = np.empty(len(records))
-    for row, record in enumerate(records):
-        value = record.get(name)
+def _numbers(cells: Sequence[Any], name: str) -> NDArray[np.float64]:
+    values = np.empty(len(cells))
+    for row, value in enumerate(cells):
         number = value if type(value) is float else _number(value)
         if number is None:
             raise FeatureError(f"row {row}: feature {name!r} is not a number: {_shown(value)}", name, row)
@@ -121,17 +198,18 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _categories(records: Sequence[Mapping[str, Any]], name: str) -> Categorical:
-    texts: list[str | None] = []
-    for row, record in enumerate(records):
-        value = record.get(name)
+def _categories(cells: Sequence[Any], name: str) -> Categorical:
+    if set(map(type, cells)) == {str}:
+        index = {text: code for code, text in enumerate(dict.fromkeys(cells))}
+        return Categorical(np.array([index[text] for text in cells], np.int32), tuple(index))
+    for row, value in enumerate(cells):
         if isinstance(value, dict | list | bytes):
             raise FeatureError(f"row {row}: feature {name!r} is not a category: {_shown(value)}", name, row)
-        texts.append(_text(value))
-    return Categorical.of(texts)
+    return Categorical.of([text_of(value) for value in cells])
 
 
-def _text(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
+    """Return a value as the text that ingest makes of it, as of a key or a category."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):

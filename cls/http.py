@@ -1,43 +1,89 @@
-"""An HTTP server in a thread: uvicorn, started once it listens, stopped once it has answered."""
+"""An HTTP server in a thread: uvicorn, started once it listens, stopped once it has answered.
+
+Uvicorn waits for ever for a request that is never completed and holds for ever an answer that is never read; here neither holds memory
+for longer than the seconds that a request may take.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from threading import Thread
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cls.config import HttpConfig
 from cls.errors import Refused
+
+REQUEST_SECONDS = 30.0  # within which a request must have arrived, and its answer must have been taken
+KEEP_ALIVE_SECONDS = 30  # for which an idle connection is kept
+HEADER_BYTES = 64 << 10
+GRACE_SECONDS = 10  # within which what is in flight is answered, at the end
+_SWEEP_TICKS = 5  # of 0.1 s
 
 
 class HttpServer:
     """Serves an application on host:port.
 
+    Parameters
+    ----------
+    app
+        The application.
+    address
+        Where to listen.
+    http
+        Certificate and key, if it is to speak TLS.
+    request_seconds
+        Within which a request must have arrived; one that has not is answered 408.
+
     Raises
     ------
     Refused
-        On `start`, if the port is taken.
+        On `start`, if the port is taken or the certificate cannot be read.
     """
 
-    def __init__(self, app: FastAPI, address: str) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        address: str,
+        http: HttpConfig | None = None,
+        request_seconds: float = REQUEST_SECONDS,
+    ) -> None:
         host, _, port = address.rpartition(":")
         self._address = address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._bind = (host.strip("[]"), int(port))
-        settings = uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=30
+        secure = http is not None and http.tls_certificate is not None
+        self._settings = uvicorn.Config(
+            app,
+            http=_Connection,
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            ssl_certfile=http.tls_certificate if http and secure else None,
+            ssl_keyfile=http.tls_key if http and secure else None,
         )
-        self._server = uvicorn.Server(settings)
+        self._server = _Server(self._settings, request_seconds)
         self._thread = Thread(
             target=self._server.run, args=([self._socket],), name=f"http-{port}", daemon=True
         )
 
     def start(self) -> None:
         """Listen, and return once requests are answered."""
+        try:
+            self._settings.load()
+        except OSError as error:  # ssl.SSLError is one
+            raise Refused(f"http.tls_certificate and http.tls_key cannot be used: {error}") from error
         try:
             self._socket.bind(self._bind)
         except OSError as error:
@@ -52,5 +98,81 @@ class HttpServer:
         """Answer what is in flight, then stop."""
         self._server.should_exit = True
         if self._thread.ident is not None:
-            self._thread.join(timeout=15)
+            self._thread.join(timeout=GRACE_SECONDS + 5)
         self._socket.close()
+
+
+class _Server(uvicorn.Server):
+    """Looks at all connections twice a second."""
+
+    def __init__(self, config: uvicorn.Config, request_seconds: float) -> None:
+        super().__init__(config)
+        self._request_seconds = request_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _SWEEP_TICKS == 0:
+            oldest = time.monotonic() - self._request_seconds
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, _Connection):
+                    connection.sweep(oldest)
+        return await super().on_tick(counter)
+
+
+class _Connection(HttpToolsProtocol):
+    """Knows since when it waits for its client, and how long the header is that is coming in."""
+
+    _arriving: float | None = None  # monotonic time at which a request began that is not complete
+    _stuck: float | None = None  # since when the client does not read its answer
+    _head = 0  # bytes that came before the header was complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._arriving = time.monotonic()
+        super().connection_made(transport)
+
+    def on_message_begin(self) -> None:
+        self._arriving, self._head = time.monotonic(), 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head = -1
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._arriving = None
+        super().on_message_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head >= 0 and self._arriving is not None:
+            self._head += len(data)
+            if self._head > HEADER_BYTES:
+                self._give_up(b"431 Request Header Fields Too Large")
+
+    def pause_writing(self) -> None:
+        self._stuck = time.monotonic()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stuck = None
+        super().resume_writing()
+
+    def sweep(self, oldest: float) -> None:
+        """Give up a client that has kept this process waiting since before `oldest`."""
+        if self._stuck is not None and self._stuck < oldest:
+            self.transport.abort()
+        elif self._arriving is not None and self._arriving < oldest:
+            self._give_up(b"408 Request Timeout")
+
+    def _give_up(self, status: bytes) -> None:
+        """Answer what can be answered before the request is complete, and hang up."""
+        self._arriving = None
+        cycle: Any = self.cycle
+        if not self.transport.is_closing() and (
+            cycle is None or cycle.response_complete or not cycle.response_started
+        ):
+            text = b'{"error":"%b"}' % status
+            self.transport.write(
+                b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+                % (status, len(text), text)
+            )
+        self.transport.close()

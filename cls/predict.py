@@ -1,163 +1,270 @@
-"""The HTTP side of predictions. A request reads the serving model once, so that a swap cannot tear it."""
+"""The HTTP side of predictions.
+
+    POST /v1/streams/NAME/predict    JSON (an object, a list, {"rows": [...], "log": true}), NDJSON or Arrow IPC
+    GET  /v1/streams, /healthz, /readyz, /metrics
+
+The first is answered by a plain ASGI callable: routes and middleware of a framework cost more than a small model. A request reads its
+route once, so that a swap cannot tear it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qs
 
-import numpy as np
-from fastapi import FastAPI
-from numpy.typing import NDArray
-from starlette.concurrency import run_in_threadpool
-from starlette.middleware import Middleware
+import orjson
+import pyarrow as pa
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route as Path
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cls.answers import Answers, wants_arrow
+from cls.batcher import Lane
 from cls.config import Config, SchemaConfig
 from cls.domain import Json
-from cls.features import FeatureError, read_features
-from cls.follow import Follower
-from cls.hosts import HostGuard
-from cls.ingest import PREDICTION, VERSION
-from cls.models import LoadedModel
-from cls.score import summarise
-from cls.web import Limits, Problem, answer, http_app, read_body, read_rows
+from cls.features import FeatureError
+from cls.follow import Follower, Route
+from cls.guard import guard
+from cls.lanes import Lanes, canary_rows
+from cls.logging import get_logger
+from cls.metrics import ServeMetrics
+from cls.parts import Part, RowsOf
+from cls.settle import Log, Shared, passes_on
+from cls.tally import Tally
+from cls.token_book import TokenBook
+from cls.web import ARROW_STREAM, Limits, Problem, Rows, answer, http_app, read_rows, receive_body
 
-INLINE_BYTES = 64 << 10  # larger bodies are read and predicted off the event loop
-PREDICT_ROWS = 20_000
-
-
-class Logger(Protocol):
-    """Takes rows for the log."""
-
-    def offer(self, stream: str, rows: list[Json]) -> int:
-        """Take rows; returns how many there was room for."""
-        ...
+INLINE_BYTES = 64 << 10  # larger bodies are read, and their answers written, off the event loop
+INLINE_ROWS = 1000
+_JSON, _ARROW = b"application/json", ARROW_STREAM.encode()
+_log = get_logger(__name__)
 
 
-def predict_app(config: Config, follower: Follower, log: Logger, *, hosts: Iterable[str] = ()) -> FastAPI:
+def predict_app(
+    config: Config,
+    follower: Follower,
+    log: Log,
+    *,
+    tally: Tally | None = None,
+    metrics: ServeMetrics | None = None,
+    book: TokenBook | None = None,
+) -> ASGIApp:
     """Return the application of `cls serve`.
 
     Parameters
     ----------
     config
-        Streams and addresses.
+        Streams, addresses and limits.
     follower
-        Knows the models that serve.
+        Knows who answers.
     log
         Takes what was predicted.
-    hosts
-        Host names to answer to, besides loopback and the configured address.
+    tally
+        Counts what each version does, for the rollout.
+    metrics
+        Counts requests and batches, for those who watch.
+    book
+        Knows the tokens.
     """
-    door = _Door(config, follower, log)
-    routes = [
-        Route("/healthz", door.health),
-        Route("/readyz", door.ready),
-        Route("/v1/streams", door.streams),
-        Route("/v1/streams/{name}/predict", door.predict, methods=["POST"]),
-    ]
-    guard = Middleware(HostGuard, listening=config.http.serve, hosts=tuple(hosts))
-    return http_app(routes, guard)
+    metrics = metrics or ServeMetrics(config.streams)
+    door = _Predictions(config, follower, Shared(config.serve, log, tally or Tally(), metrics), metrics)
+    middleware = guard(config, config.http.serve, book)
+    guarded: ASGIApp = middleware.cls(door, *middleware.args, **middleware.kwargs)
+    return guarded
 
 
-class _Door:
-    def __init__(self, config: Config, follower: Follower, log: Logger) -> None:
-        self._config = config
+class _Predictions:
+    """Answers predictions itself, and has the rest answered by routes."""
+
+    def __init__(self, config: Config, follower: Follower, shared: Shared, metrics: ServeMetrics) -> None:
         self._follower = follower
-        self._log = log
-        self._limits = Limits(rows=PREDICT_ROWS)
+        self._shared = shared
+        self._metrics = metrics
+        self._settings = config.serve
+        self._limits = Limits(config.serve.body_bytes, config.serve.body_rows)
+        self._schemas = {name: settings.columns for name, settings in config.streams.items()}
+        self._lanes = {name: Lanes(schema, shared) for name, schema in self._schemas.items()}
+        self._paths = {f"/v1/streams/{name}/predict": name for name in config.streams}
+        metrics.reads("cls_serve_queue_rows", lambda: {(n,): lanes.rows for n, lanes in self._lanes.items()})
+        self._rest = http_app(
+            [
+                Path("/healthz", self._health),
+                Path("/readyz", self._ready),
+                Path("/metrics", self._measures),
+                Path("/v1/streams", self._streams),
+                Path("/v1/streams/{name}/predict", self._unknown, methods=["POST"]),
+            ]
+        )
 
-    async def health(self, _request: Request) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = None
+        if scope["type"] == "http" and scope["method"] == "POST":
+            name = self._paths.get(scope["path"])
+        if name is None:
+            await self._rest(scope, receive, send)
+            return
+        arrived = time.monotonic()
+        headers = [(b"content-type", _JSON)]
+        status, rows = 200, 0
+        try:
+            rows, kind, body = await self._predict(name, scope, receive)
+            headers = [(b"content-type", kind)]
+        except Problem as problem:
+            status, body = problem.status, orjson.dumps(problem.body)
+            if problem.retry_after is not None:
+                headers.append((b"retry-after", problem.retry_after_seconds.encode()))
+            if status in (429, 503):
+                self._metrics.shed(name, str(problem.details.get("reason", "other")))
+        except Exception as error:  # noqa: BLE001 - whatever it was: no traceback leaves the house
+            _log.error("request failed", stream=name, error=str(error), exc_info=error)
+            status, body = (
+                500,
+                b'{"error":"this request could not be answered; the log of cls serve says why"}',
+            )
+        headers.append((b"content-length", b"%d" % len(body)))
+        self._metrics.answered(name, status, time.monotonic() - arrived, rows)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _predict(self, name: str, scope: Scope, receive: Receive) -> tuple[int, bytes, bytes]:
+        """Return the number of rows, the content type and the body."""
+        route = self._follower.route(name)
+        if route is None:
+            raise Problem(503, f"stream {name!r} has no champion yet", retry_after=1.0)
+        champion, canary = self._lanes[name].follow(route)
+        if (full := champion.refusal(1)) is not None:  # before anything is read
+            raise full
+        data = await receive_body(scope["headers"], receive, self._limits.body_bytes)
+        content_type, accept = _headers(scope)
+        if len(data) <= INLINE_BYTES:
+            rows = read_rows(content_type, data, "rows", self._limits)
+        else:
+            rows = await asyncio.to_thread(read_rows, content_type, data, "rows", self._limits)
+        source = rows.table if rows.records is None else rows.records
+        number = len(source)
+        if (full := champion.refusal(number)) is not None:
+            raise full
+        schema = self._schemas[name]
+        keys = _cells(source, schema.key)
+        wanted = _wants_log(scope, rows)
+        loggable = _loggable(keys, _cells(source, schema.event_time)) if wanted else False
+        asked = self._parts(name, route, champion, canary, source, keys, loggable) if number else []
+        for lane, part in asked:
+            await self._put(lane, part)
+        found = []
+        for _, part in asked:
+            outcome = await part.done
+            if isinstance(outcome, Problem):
+                raise outcome
+            found.append((part, outcome))
+        summary: Json = {"stream": name, "version": route.champion.version}
+        summary["logged"] = sum(predicted.logged for _, predicted in found)
+        if wanted and summary["logged"] < number:
+            summary["not_logged"] = _why_not(schema, loggable, summary["logged"], number)
+        answers = Answers(summary, keys, found)
+        arrow = wants_arrow(accept)
+        write = answers.arrow if arrow else answers.json
+        body = write() if number <= INLINE_ROWS else await asyncio.to_thread(write)
+        return number, _ARROW if arrow else _JSON, body
+
+    def _parts(
+        self,
+        name: str,
+        route: Route,
+        champion: Lane,
+        canary: Lane | None,
+        source: RowsOf,
+        keys: Sequence[Any],
+        loggable: bool | Sequence[bool],
+    ) -> list[tuple[Lane, Part]]:
+        """Return the parts of a request, each with the lane of the version that is to answer."""
+        if canary is None:
+            return [(champion, Part(source, loggable))]
+        group = self._schemas[name].group
+        chosen = canary_rows(route, _cells(source, group) if group else keys)
+        if all(chosen) or not any(chosen):
+            return [(canary if chosen[0] else champion, Part(source, loggable))]
+        parts = []
+        for lane, mine in ((champion, False), (canary, True)):
+            numbers = [row for row, one in enumerate(chosen) if one is mine]
+            some = source.take(numbers) if isinstance(source, pa.Table) else [source[row] for row in numbers]
+            mask = loggable if isinstance(loggable, bool) else [loggable[row] for row in numbers]
+            parts.append((lane, Part(some, mask, numbers)))
+        return parts
+
+    async def _put(self, lane: Lane, part: Part) -> None:
+        """Queue a part; the features of a table, and of more rows than a batch takes, are read here, in a thread."""
+        if isinstance(part.rows, list) and part.number <= self._settings.batch_rows:
+            lane.put(part)
+            return
+        try:
+            part.columns = await asyncio.to_thread(lane.seat.reader.read, part.rows)
+        except FeatureError as error:
+            if not passes_on(part, error, lane.seat, self._shared) or lane.champion is None:
+                return
+            lane = lane.champion
+            part.columns = await asyncio.to_thread(lane.seat.reader.read, part.rows)
+        lane.put(part)
+
+    async def _health(self, _request: Request) -> Response:
         return answer(200, {"status": "ok"})
 
-    async def ready(self, _request: Request) -> Response:
+    async def _ready(self, _request: Request) -> Response:
         ready = self._follower.ready
         return answer(200 if ready else 503, {"ready": ready, "streams": self._follower.state()})
 
-    async def streams(self, _request: Request) -> Response:
+    async def _streams(self, _request: Request) -> Response:
         return answer(200, {"streams": [{"stream": n, **s} for n, s in self._follower.state().items()]})
 
-    async def predict(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in self._config.streams:
-            known = sorted(self._config.streams)
-            raise Problem(
-                404, f"no stream is called {name!r}; known: {', '.join(known) or 'none'}", known=known
-            )
-        content_type = request.headers.get("content-type", "")
-        log = request.query_params.get("log")
-        data = await read_body(request, self._limits.body_bytes)
-        if len(data) <= INLINE_BYTES:
-            return answer(200, self._predict(name, content_type, data, log))
-        return answer(200, await run_in_threadpool(self._predict, name, content_type, data, log))
+    async def _measures(self, request: Request) -> Response:
+        body, kind = self._metrics.page(request.headers.get("accept", ""))
+        return Response(body, 200, {"Content-Type": kind})
 
-    def _predict(self, name: str, content_type: str, data: bytes, log: str | None) -> Json:
-        settings = self._config.streams[name]
-        rows = read_rows(content_type, data, "rows", self._limits)
-        records = rows.to_records()
-        model = self._follower.serving(name)
-        if model is None:
-            raise Problem(503, f"stream {name!r} has no champion yet", retry_after=1.0)
-        if not records:
-            return {"stream": name, "version": model.version, "predictions": [], "logged": 0}
-        try:
-            columns = read_features(
-                records, model.schema.numeric, model.schema.categorical, settings.columns.derivations
-            )
-        except FeatureError as error:
-            raise Problem(422, str(error), field=error.field, row=error.row) from error
-        predicted = model.predict(columns)
-        body: Json = {
-            "stream": name,
-            "version": model.version,
-            "predictions": _answers(records, predicted, model, settings.columns.key),
-        }
-        wanted = rows.options.get("log", log not in ("false", "0"))
-        return body | (
-            self._keep(name, settings.columns, records, predicted, model) if wanted else {"logged": 0}
-        )
-
-    def _keep(
-        self,
-        name: str,
-        schema: SchemaConfig,
-        records: list[Json],
-        predicted: NDArray[np.float64],
-        model: LoadedModel,
-    ) -> Json:
-        """Offer the rows to the log that an event needs; returns what the answer says about it."""
-        value = summarise(predicted)[0].tolist()
-        kept = [
-            _event(record, schema) | {PREDICTION: value[i], VERSION: model.version}
-            for i, record in enumerate(records)
-            if record.get(schema.key) is not None and record.get(schema.event_time) is not None
-        ]
-        logged = self._log.offer(name, kept) if kept else 0
-        if logged == len(records):
-            return {"logged": logged}
-        if logged < len(kept):
-            return {"logged": logged, "not_logged": "the log has no room: the inbox does not answer"}
-        return {"logged": logged, "not_logged": f"rows without {schema.key!r} or {schema.event_time!r}"}
+    async def _unknown(self, request: Request) -> Response:
+        name, known = request.path_params["name"], sorted(self._schemas)
+        self._metrics.answered(name, 404, 0.0, 0)
+        raise Problem(404, f"no stream is called {name!r}; known: {', '.join(known) or 'none'}", known=known)
 
 
-def _event(record: Json, schema: SchemaConfig) -> Json:
-    names = (schema.key, schema.event_time, *([schema.group] if schema.group else []), *schema.raw_features)
-    return {name: record[name] for name in names if name in record}
+def _headers(scope: Scope) -> tuple[str, bytes]:
+    """Return content type and Accept."""
+    content_type, accept = b"", b""
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            content_type = value
+        elif name == b"accept":
+            accept = value
+    return content_type.decode("latin-1"), accept
 
 
-def _answers(
-    records: list[Json], predicted: NDArray[np.float64], model: LoadedModel, key: str
-) -> list[dict[str, Any]]:
-    if predicted.ndim == 1:
-        answers: list[dict[str, Any]] = [{"prediction": value} for value in predicted.tolist()]
-    else:
-        classes = model.schema.classes
-        answers = [
-            {"prediction": classes[best], "probabilities": dict(zip(classes, row, strict=True))}
-            for best, row in zip(predicted.argmax(axis=1).tolist(), predicted.tolist(), strict=True)
-        ]
-    return [
-        {"key": record[key], **one} if record.get(key) is not None else one
-        for record, one in zip(records, answers, strict=True)
-    ]
+def _wants_log(scope: Scope, rows: Rows) -> bool:
+    if "log" in rows.options:
+        if not isinstance(rows.options["log"], bool):
+            raise Problem(422, "log is true or false", field="log", row=None)
+        return bool(rows.options["log"])
+    query = scope["query_string"]
+    return not query or parse_qs(query).get(b"log", [b""])[-1] not in (b"false", b"0")
+
+
+def _cells(source: RowsOf, name: str) -> list[Any]:
+    """Return the values of a column, None where there is none."""
+    if isinstance(source, pa.Table):
+        return list(source.column(name).to_pylist()) if name in source.column_names else [None] * len(source)
+    return [record.get(name) for record in source]
+
+
+def _loggable(keys: Sequence[Any], times: Sequence[Any]) -> bool | list[bool]:
+    """Return which rows can be an event of the log: those that say who and when."""
+    good = [key is not None and time is not None for key, time in zip(keys, times, strict=True)]
+    return good[0] if len(set(good)) == 1 else good
+
+
+def _why_not(schema: SchemaConfig, loggable: bool | Sequence[bool], logged: int, number: int) -> str:
+    possible = number * loggable if isinstance(loggable, bool) else sum(loggable)
+    if logged < possible:
+        return "the log has no room: the inbox does not answer"
+    return f"rows without {schema.key!r} or {schema.event_time!r}"

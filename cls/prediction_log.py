@@ -1,4 +1,7 @@
-"""Predictions on their way back into the log: answered at once, made durable in groups by a thread, bounded in memory."""
+"""Predictions on their way back into the log: answered at once, made durable in groups by a thread, bounded in memory.
+
+Taking rows costs as little as appending to a list; the thread makes tables of them.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,40 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
-from itertools import count
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
 from threading import Condition, Thread
+from typing import Any
 
-from cls.domain import Json
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cls.config import SchemaConfig
 from cls.errors import Temporary
+from cls.ingest import PREDICTION, VERSION
 from cls.logging import get_logger
-from cls.records import to_table
+from cls.records import table_of
 from storage.inbox import Inbox
 
 FLUSH_SECONDS = 0.05
 FLUSH_ROWS = 500
 CAPACITY_ROWS = 50_000
-_REQUEST_ROWS = 5_000  # rows of one request to the inbox, at most
+_REQUEST_ROWS = 5_000  # rows of one request to the inbox, about
 _log = get_logger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """Rows that one version answered."""
+
+    rows: Any  # records, or a pyarrow.Table
+    prediction: NDArray[np.float64]  # (N,) in target units, or indices of classes
+    version: int
+
+    def __len__(self) -> int:
+        return len(self.prediction)
 
 
 class PredictionLog:
@@ -31,32 +53,46 @@ class PredictionLog:
     ----------
     inbox
         Where they go.
+    schemas
+        What an event consists of, by stream.
     capacity_rows
         Rows held while the inbox does not answer; more are not taken.
     """
 
-    def __init__(self, inbox: Inbox, capacity_rows: int = CAPACITY_ROWS) -> None:
+    def __init__(
+        self, inbox: Inbox, schemas: Mapping[str, SchemaConfig], capacity_rows: int = CAPACITY_ROWS
+    ) -> None:
         self._inbox = inbox
+        self._names = {stream: logged_names(schema) for stream, schema in schemas.items()}
         self._capacity_rows = capacity_rows
         self._producer = f"serve@{socket.gethostname()}:{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._sequence = count()
-        self._rows: dict[str, deque[Json]] = {}
+        self._waiting: dict[str, deque[Answered]] = {}
         self._held = 0  # rows buffered or on their way
+        self.lost = 0  # rows for which there was no room
         self._changed = Condition()
         self._deadline: float | None = None  # monotonic time at which closing gives up
         self._thread = Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
-    def offer(self, stream: str, rows: Sequence[Json]) -> int:
-        """Take rows for the log; returns how many there was room for."""
+    @property
+    def held(self) -> int:
+        """Rows that wait to be written."""
+        return self._held
+
+    def offer(self, stream: str, rows: Answered) -> bool:
+        """Take rows for the log, all or, if there is no room, none; returns whether it did."""
         with self._changed:
-            room = self._capacity_rows - self._held if self._deadline is None else 0
-            taken = rows[: max(room, 0)]
-            self._rows.setdefault(stream, deque()).extend(taken)
-            self._held += len(taken)
-            if self._held >= FLUSH_ROWS:
+            if self._deadline is not None or self._held + len(rows) > self._capacity_rows:
+                self.lost += len(rows)
+                return False
+            if self._held > _REQUEST_ROWS:  # the inbox is slow: hold no more of them than will be written
+                rows = self._trimmed(stream, rows)
+            self._waiting.setdefault(stream, deque()).append(rows)
+            before, self._held = self._held, self._held + len(rows)
+            if before < FLUSH_ROWS <= self._held:
                 self._changed.notify()
-            return len(taken)
+            return True
 
     def close(self, patience_seconds: float = 10.0) -> int:
         """Write out what is held and stop; returns the rows that could not be written in time."""
@@ -72,7 +108,7 @@ class PredictionLog:
                 if self._deadline is None:
                     self._changed.wait_for(lambda: self._held >= FLUSH_ROWS or self._deadline, FLUSH_SECONDS)
                 closing = self._deadline is not None
-                groups = [(stream, self._group(rows)) for stream, rows in self._rows.items() if rows]
+                groups = [(stream, self._group(rows)) for stream, rows in self._waiting.items() if rows]
             for stream, group in groups:
                 if not self._write(stream, group):
                     _log.error("predictions not logged", stream=stream, rows=self._held)
@@ -80,13 +116,23 @@ class PredictionLog:
             if closing and not groups:
                 return
 
-    @staticmethod
-    def _group(rows: deque[Json]) -> list[Json]:
-        return [rows.popleft() for _ in range(min(len(rows), _REQUEST_ROWS))]
+    def _trimmed(self, stream: str, rows: Answered) -> Answered:
+        if isinstance(rows.rows, pa.Table):
+            return rows
+        names = self._names[stream]
+        records = [{name: record[name] for name in names if name in record} for record in rows.rows]
+        return Answered(records, rows.prediction, rows.version)
 
-    def _write(self, stream: str, group: list[Json]) -> bool:
+    @staticmethod
+    def _group(waiting: deque[Answered]) -> list[Answered]:
+        group, rows = [waiting.popleft()], 0
+        while waiting and (rows := rows + len(group[-1])) < _REQUEST_ROWS:
+            group.append(waiting.popleft())
+        return group
+
+    def _write(self, stream: str, group: list[Answered]) -> bool:
         """Put a group into the inbox, however often it takes; False when closing ran out of patience."""
-        sequence, table, failed = next(self._sequence), to_table(group), False
+        sequence, table, failed = next(self._sequence), log_table(group, self._names[stream]), False
         while True:
             try:
                 self._inbox.put(stream, self._producer, sequence, "events", table)
@@ -100,5 +146,25 @@ class PredictionLog:
                     self._changed.wait(0.5)
             else:
                 with self._changed:
-                    self._held -= len(group)
+                    self._held -= table.num_rows
                 return True
+
+
+def logged_names(schema: SchemaConfig) -> tuple[str, ...]:
+    """Return the columns of an event, as senders name them."""
+    group = (schema.group,) if schema.group else ()
+    return tuple(dict.fromkeys((schema.key, schema.event_time, *group, *schema.raw_features)))
+
+
+def log_table(group: Sequence[Answered], names: tuple[str, ...]) -> pa.Table:
+    """Return rows as a table of events, each with its prediction and the version that made it."""
+    records = chain.from_iterable(
+        one.rows.select([name for name in names if name in one.rows.column_names]).to_pylist()
+        if isinstance(one.rows, pa.Table)
+        else one.rows
+        for one in group
+    )
+    table = table_of(list(records), names)
+    prediction = np.concatenate([one.prediction for one in group])
+    version = np.repeat([one.version for one in group], [len(one) for one in group])
+    return table.append_column(PREDICTION, pa.array(prediction)).append_column(VERSION, pa.array(version))

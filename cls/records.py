@@ -19,6 +19,8 @@ import pyarrow as pa
 from cls.domain import Json
 from cls.errors import BadData
 
+_NESTED = {dict, list}
+
 
 def to_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Return records as a table, columns in order of appearance, null where a record lacks one."""
@@ -28,6 +30,13 @@ def to_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
     if not names:
         return pa.table({"": pa.nulls(len(records))}).drop_columns([""])
     return pa.table({name: _column([record.get(name) for record in records]) for name in names})
+
+
+def table_of(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> pa.Table:
+    """Return these columns of records, as `to_table` would; what every record lacks is left out."""
+    found = {name: [record.get(name) for record in records] for name in names}
+    columns = {name: _column(values) for name, values in found.items()}
+    return pa.table({name: column for name, column in columns.items() if column.null_count < len(records)})
 
 
 def parse_json(data: bytes) -> Any:
@@ -87,7 +96,7 @@ def parse_lines(data: bytes) -> pa.Table:
 
 def _column(values: list[Any]) -> pa.Array:
     try:
-        if not any(type(value) in (dict, list) for value in values):
+        if _NESTED.isdisjoint(map(type, values)):
             return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         pass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +11,10 @@ import orjson
 import pyarrow as pa
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import Receive
 
 from cls.domain import Json
 from cls.errors import BadData
@@ -37,6 +39,16 @@ class Problem(Exception):
         self.status = status
         self.retry_after = retry_after
         self.details = details
+
+    @property
+    def body(self) -> Json:
+        """What is answered."""
+        return {"error": str(self), **self.details}
+
+    @property
+    def retry_after_seconds(self) -> str:
+        """The Retry-After header: whole seconds, one at least."""
+        return str(max(1, math.ceil(self.retry_after or 0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +84,8 @@ def answer(status: int, body: Any, headers: Mapping[str, str] | None = None) -> 
 async def problem_answer(_request: Request, problem: Exception) -> Response:
     """Return the answer of a `Problem`."""
     assert isinstance(problem, Problem)  # registered for it alone
-    headers = {} if problem.retry_after is None else {"Retry-After": str(max(1, round(problem.retry_after)))}
-    return answer(problem.status, {"error": str(problem), **problem.details}, headers)
+    headers = {} if problem.retry_after is None else {"Retry-After": problem.retry_after_seconds}
+    return answer(problem.status, problem.body, headers)
 
 
 def http_app(routes: Sequence[BaseRoute], *middleware: Middleware) -> FastAPI:
@@ -88,24 +100,42 @@ def http_app(routes: Sequence[BaseRoute], *middleware: Middleware) -> FastAPI:
 
 async def read_body(request: Request, limit: int) -> bytes:
     """Return a body, never holding more than the limit of it."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise Problem(415, "send the body without Content-Encoding")
-    declared = request.headers.get("content-length", "")
-    too_large = Problem(
-        413, f"the body is larger than {limit} bytes; send fewer rows at once", limit_bytes=limit
-    )
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large
+    return await receive_body(request.scope["headers"], request.receive, limit)
+
+
+async def receive_body(headers: Iterable[tuple[bytes, bytes]], receive: Receive, limit: int) -> bytes:
+    """Return a body, never holding more than the limit of it. How long it may take is the server's business.
+
+    Raises
+    ------
+    Problem
+        413 for more, 415 for a compressed one, 400 if it ends early.
+    """
+    for name, value in headers:
+        if name == b"content-encoding" and value != b"identity":
+            raise Problem(415, "send the body without Content-Encoding")
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise _too_large(limit)
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):  # nearly always
+        body: bytes = message.get("body", b"")
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
     parts, size = [], 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise too_large
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise Problem(400, "the body ended early") from error
-    return b"".join(parts)
+    while message["type"] == "http.request":
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise _too_large(limit)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+        message = await receive()
+    raise Problem(400, "the body ended early")
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, f"the body is larger than {limit} bytes; send fewer rows at once", limit_bytes=limit)
 
 
 def read_rows(content_type: str, data: bytes, wrapper: str, limits: Limits) -> Rows:

@@ -17,10 +17,12 @@ from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from cls.checkpoints import pack, unpack
-from cls.config import Config
+from cls.config import Config, SchemaConfig
 from cls.domain import JobInput, Role
+from cls.follow import Route
 from cls.intake import intake_app
 from cls.predict import predict_app
+from cls.prediction_log import Answered, log_table, logged_names
 from cls.stream import Ports, StreamLoop
 from cls.train import schema_of, train
 from detectors.columns import Categorical, Columns
@@ -88,12 +90,16 @@ def arrow(rows: list[dict[str, Any]]) -> bytes:
     return sink.getvalue()
 
 
-@dataclass
+@dataclass(eq=False)
 class Spy:
     """A champion that keeps what it is asked, a follower that knows it, and a log that keeps what is offered."""
 
     schema: Schema
+    settings: SchemaConfig
+    stream: str = "tickets"
     version: int = 1
+    target_location: float = 0.0
+    target_scale: float = 1.0
     seen: list[Columns] = field(default_factory=list)
     offered: list[dict[str, Any]] = field(default_factory=list)
 
@@ -101,12 +107,13 @@ class Spy:
         self.seen.append(columns)
         return np.zeros(len(next(iter(columns.values()))))
 
-    def serving(self, _stream: str) -> Spy:
-        return self
+    def route(self, _stream: str) -> Route:
+        model: Any = self
+        return Route(model)
 
-    def offer(self, _stream: str, rows: list[dict[str, Any]]) -> int:
-        self.offered += rows
-        return len(rows)
+    def offer(self, _stream: str, rows: Answered) -> bool:
+        self.offered += log_table([rows], logged_names(self.settings)).to_pylist()
+        return True
 
 
 @dataclass
@@ -136,7 +143,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     ports = Ports(
         engine, log, segments, MemoryArtifacts(), {"inbox": source}, lambda: START + timedelta(days=30)
     )
-    spy = Spy(schema_of(settings))
+    spy = Spy(schema_of(settings), settings.columns)
     follower: Any = spy
     with (
         TestClient(
