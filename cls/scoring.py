@@ -143,7 +143,8 @@ def main() -> None:
     stop = threading.Event()
 
     def end() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # not sys.stdin: its lock, held by this thread, would end the interpreter in an abort
+            pass
         stop.set()
 
     def handle(_number: int, _frame: object) -> None:
