@@ -39,7 +39,7 @@ FAULTS = (
     Fault("1% NaN", nonfinite_rate=0.01),
     Fault("twice as slow", slowness=2.0),
     Fault("four times as slow", slowness=4.0),
-    Fault("moved by 0.5", shift=0.5),
+    Fault("half a scale off, or half of the answers the first class", shift=0.5),
 )
 T_LEVELS = (0.05, 0.01)
 MORE_ROWS = {"shadow_rows": 2000, "step_rows": 2000, "watch_rows": 10_000}
@@ -56,18 +56,18 @@ class Case:
     runs: int
 
 
-def at_random(random: np.random.Generator, pool: int) -> Iterator[Rows]:
+def at_random(random: np.random.Generator, pool: int, rows: int) -> Iterator[Rows]:
     """Yield looks of rows drawn from the pool."""
     while True:
-        yield random.integers(0, pool, LOOK_ROWS)
+        yield random.integers(0, pool, rows)
 
 
-def in_order(random: np.random.Generator, pool: int) -> Iterator[Rows]:
+def in_order(random: np.random.Generator, pool: int, rows: int) -> Iterator[Rows]:
     """Yield looks of neighbouring rows of the pool from a random one on, round and round."""
     at = int(random.integers(pool))
     while True:
-        yield (at + np.arange(LOOK_ROWS)) % pool
-        at += LOOK_ROWS
+        yield (at + np.arange(rows)) % pool
+        at += rows
 
 
 def settings_of(kind: str) -> RolloutConfig:
@@ -82,14 +82,15 @@ def measure(case: Case, seed: int) -> dict[str, Any]:
     """Run a case; returns how every rollout ended, and when a repeated t-test would have called the version worse."""
     random = np.random.default_rng(seed)
     traffic, settings = Traffic(case.contest, case.fault, random), settings_of(case.kind)
-    labels = settings.evidence == "labels"
+    scale = 10 if case.kind.endswith("more rows") else 1
     ended, called = [], []
     for _ in range(case.runs):
-        looks = (in_order if case.kind == "in order" else at_random)(random, len(case.contest.mine_N))
+        draw_looks = in_order if case.kind == "in order" else at_random
+        looks = draw_looks(random, len(case.contest.mine_N), scale * LOOK_ROWS)
         seen: list[Rows] = []
-        done = Simulation(traffic, settings, labels=labels).run(_kept(looks, seen))
+        done = Simulation(traffic, settings, scale * HORIZON).run(_kept(looks, seen))
         ended.append(asdict(done))
-        if labels:
+        if settings.evidence == "labels":
             while len(seen) * LOOK_ROWS < HORIZON:
                 seen.append(next(looks))
             called.append(t_test(case.contest, np.concatenate(seen)[:HORIZON]))

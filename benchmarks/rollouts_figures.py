@@ -56,7 +56,7 @@ def figures(found: Found) -> list[Figure]:
                     "share of rollouts",
                     "<= 0.01" if met else "",
                     back / len(runs) <= BUDGET if met else None,
-                    f"{back} of {len(runs)}; 95% interval {low:.2%} to {high:.2%}",
+                    f"{back} {_shares(runs)}; 95% interval {low:.2%} to {high:.2%}",
                 )
             )
         for level in ("0.05", "0.01"):
@@ -120,7 +120,7 @@ def text(found: Found) -> str:
         "## Without labels",
         "",
         "Requests of one row each; 0.05% of them fail anyway. A canary of 5% needs 4,000 requests for its 200 rows. More rows: a shadow of",
-        "2,000, 2,000 a step, 10,000 watched. Rows are requests since the shadow began. A version whose losses are 5% worse is as",
+        "2,000, 2,000 a step, 10,000 watched, a look every 1,000 rows, undecided at 100,000. Rows are requests since the shadow began. A version whose losses are 5% worse is as",
         "good as any to guardrails: nothing but labels shows it.",
         "",
         "| data | rows | version | sent back | median rows | p90 | by |",

@@ -38,7 +38,9 @@ class Fault:
     error_rate: float = ERROR_RATE  # of requests
     nonfinite_rate: float = 0.0  # of rows
     slowness: float = 1.0  # times the champion's latency
-    shift: float = 0.0  # of predictions, in scales of the target
+    shift: float = (
+        0.0  # of predictions, in scales of the target; of classes: share of rows that answer the first one
+    )
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Traffic:
         self.contest, self.fault, self.random = contest, fault, random
         self.bins = contest.classes or OUTPUT_BINS
         moved = contest.mine_N + fault.shift * contest.scale
+        if contest.classes:
+            moved = np.where(random.random(len(contest.mine_N)) < fault.shift, 0.0, contest.mine_N)
         self.bin_mine_N, self.bin_theirs_N = (self._bin(value) for value in (moved, contest.theirs_N))
         draws = 1000 * np.exp(0.5 * np.random.default_rng(0).normal(size=200_000))
         self.latency_mine, self.latency_theirs = (
@@ -100,8 +104,9 @@ def _latencies(microseconds: NDArray[np.float64]) -> NDArray[np.float64]:
 class Simulation:
     """A rollout on its way."""
 
-    def __init__(self, traffic: Traffic, settings: RolloutConfig, *, labels: bool) -> None:
-        self.traffic, self.settings, self.labels = traffic, settings, labels
+    def __init__(self, traffic: Traffic, settings: RolloutConfig, horizon: int = HORIZON) -> None:
+        self.traffic, self.settings = traffic, settings
+        self.labels = settings.evidence == "labels"
         before = traffic.served(np.zeros(HISTORY, np.int64), mine=False)
         self.served = {(BEFORE, CHAMPION): before}
         self.keys = Allocation()
@@ -109,7 +114,7 @@ class Simulation:
             1, "s", VERSION, CHAMPION, RolloutState.SHADOW, False, BEGIN, BEGIN, 0, 0.0, 0.0, 0.0, None
         )
         self.rollout = replace(
-            self.rollout, step_at=BEGIN, deadline_at=BEGIN + timedelta(seconds=HORIZON), since=0
+            self.rollout, step_at=BEGIN, deadline_at=BEGIN + timedelta(seconds=horizon), since=0
         )
 
     def run(self, looks: Iterator[NDArray[np.int64]]) -> Ended:

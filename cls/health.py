@@ -2,8 +2,8 @@
 
 With labels: paired losses on the same rows. Without: guardrails (`cls.guardrails`). Both are anytime-valid: looked at as often as one
 likes, all of it together sends a version that is as good as its counterpart back with a probability of at most `rollout.false_alarm` over
-the whole rollout. Half of that is for losses, half for guardrails; each in equal parts for the stages: the shadow, every step of the
-canary, and the watch. Whoever changes `rollout.canary_steps` in the middle of a rollout changes the parts.
+the whole rollout. Half of that is for guardrails, half for losses: a quarter for the comparison that begins in the shadow and goes on
+through all steps of the canary, a quarter for the watch.
 
 To go on is another question, with another error: a version that is worse by more than `rollout.margin` seems not to be with a probability
 of (1 - `rollout.confidence`) / 2 a stage.
@@ -19,7 +19,7 @@ from enum import StrEnum
 from cls.arms import Served, stage_name
 from cls.config import RolloutConfig
 from cls.domain import Json, Rollout, RolloutState
-from cls.guardrails import Allocation, Guardrail, guardrails, slow_threshold, stages_of
+from cls.guardrails import Allocation, Guardrail, guardrails, slow_threshold
 from detectors.anytime import Paired, excess, interval
 
 __all__ = ["Allocation", "Finding", "Health", "Interval", "judge", "relative_loss", "slow_threshold"]
@@ -89,7 +89,9 @@ def judge(
     watching = rollout.state == RolloutState.WATCHING
     counterpart = "its predecessor" if watching else "the champion"
     tuning = settings.watch_rows if watching else settings.shadow_rows
-    alpha = settings.false_alarm / 2 / stages_of(rollout, settings)
+    alpha = (
+        settings.false_alarm / 2 / (1 if rollout.light else 2)
+    )  # comparisons: before it is champion, and after
     harm = _relative(rollout, excess(_paired(rollout), alpha, max(tuning, 1)))
     likely = relative_loss(rollout, 1 - settings.confidence, tuning)
     guards = guardrails(rollout, served, allocation, settings)
