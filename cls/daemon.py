@@ -75,7 +75,7 @@ class Daemon:
             book=self.book,
             more=readiness.routes(),
         )
-        server = HttpServer(app, self.config.http.ingest)
+        server = HttpServer(app, self.config.http.ingest, self.config.http)
         threads = [self._thread(f"stream-{name}", self._run_stream, name) for name in self.config.streams]
         timers = self._timers()
         try:
