@@ -141,7 +141,7 @@ class Follower:
                 "champion": wanted.champion,
             }
             if route is not None and route.champion.runtime is not None:
-                found[name] |= {"runtime": route.champion.runtime.to_json()}
+                found[name] |= route.champion.runtime.to_json()
             if route is not None and wanted.challenger is not None:
                 serves = route.challenger is not None
                 found[name] |= {"canary": wanted.challenger, "share": route.share if serves else 0.0}
@@ -200,6 +200,8 @@ class Follower:
             elif load.error is not None:
                 _log.warning("runtime refused", stream=key[0], version=key[1], error=str(load.error))
         self._switch()
+        if self._settings.runtime == "eager":
+            return
         for stream, route in self._routes.items():
             for model in (route.champion, route.challenger):
                 if model is not None and (stream, model.version) not in self._chosen:
