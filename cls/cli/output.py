@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print plain JSON.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Rows to show, the newest first.")]
@@ -48,10 +48,14 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-def print_json(value: Any, *, secrets: bool = False) -> None:
-    """Print a value as JSON; passwords and tokens in its texts are left out, unless `secrets` are what was asked for."""
+def print_json(value: Any, *, secrets: bool = False, line: bool = False) -> None:
+    """Print a value as JSON, on one line or on many; passwords and tokens are left out, unless `secrets` are what was asked for."""
     found = plain(value)
-    sys.stdout.write(json.dumps(found if secrets else _clean(found), indent=2, ensure_ascii=False) + "\n")
+    indent = None if line else 2
+    sys.stdout.write(
+        json.dumps(found if secrets else _clean(found), indent=indent, ensure_ascii=False) + "\n"
+    )
+    sys.stdout.flush()
 
 
 def _clean(value: Any) -> Any:
@@ -91,41 +95,54 @@ def print_table(
     title: str | None = None,
     empty: str = "nothing to show",
 ) -> None:
-    """Print rows as a table; `columns` maps keys to headings.
+    """Print rows as a table; see `table_of`."""
+    console().print(table_of(rows, columns, title=title, empty=empty))
+
+
+def table_of(
+    rows: Iterable[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    *,
+    title: str | None = None,
+    empty: str = "nothing to show",
+) -> RenderableType:
+    """Return rows as a table; `columns` maps keys to headings.
 
     Numbers stand on the right, times are in UTC to the second, and nothing in a cell is read as markup.
     """
     from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     listed = [[row[key] for key in columns] for row in rows]
     if not listed:
-        if title:
-            console().print(Text(title, style="italic"))
-        console().print(Text(empty))
-        return
+        return Group(*([Text(title, style="italic")] if title else []), Text(empty))
     for index, heading in enumerate(columns.values()):
         kinds = {type(line[index]) for line in listed} - {type(None)}
         number = bool(kinds) and kinds <= {int, float}
         table.add_column(heading, justify="right" if number else "left", overflow="fold")
     for line in listed:
         table.add_row(*(Text(clean(short(value))) for value in line))
-    console().print(table)
+    return table
 
 
 def print_pairs(pairs: Mapping[str, Any], *, title: str | None = None) -> None:
     """Print names and values, one to a line."""
+    console().print(pairs_of(pairs, title=title))
+
+
+def pairs_of(pairs: Mapping[str, Any], *, title: str | None = None) -> RenderableType:
+    """Return names and values, one to a line."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
     for name, value in pairs.items():
         table.add_row(Text(name, style="dim"), Text(clean(short(value))))
-    if title:
-        console().print(Text(title, style="bold"))
-    console().print(table)
+    return Group(*([Text(title, style="bold")] if title else []), table)
 
 
 def short(value: Any) -> str:
