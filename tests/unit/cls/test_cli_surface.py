@@ -48,7 +48,7 @@ SURFACE = [
     "cls rollback STREAM --timeout --json",
     "cls send STREAM FILE --labels --rows --producer --json",
     "cls serve",
-    "cls status [STREAM] --json",
+    "cls status [STREAM] --watch --interval --json",
     "cls stream infer DATA --name --write --json",
     "cls streams --json",
     "cls token create NAME --scope --expires --json",
