@@ -140,7 +140,8 @@ def canary(home: ServingHome, server: Server, flights: Flights) -> Iterator[None
                 if time.monotonic() > until:
                     raise SystemExit(f"no canary: only versions {seen} answer")
                 for row in flights.asked[:40]:
-                    seen.add(client.post(server.interface.one, json=row).json()["version"])
+                    answer = client.post(server.interface.one, json=row).json()
+                    seen.add(answer["predictions"][0]["version"])
         yield
 
 

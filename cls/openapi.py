@@ -136,13 +136,17 @@ def _predict(name: str, stream: StreamConfig) -> Json:
     answered = fields(
         stream=TEXT, version=INTEGER, predictions=list_of(prediction_of(stream)), logged=INTEGER
     )
+    answered["properties"]["version"] = {"type": "integer", "description": "of the champion"}
     answered["properties"]["not_logged"] = {"type": "string", "description": "why rows were not logged"}
+    responses = responses_of({200: answered}, *GUARDED, *BODY, 503)
+    arrow = {"type": "string", "format": "binary", "description": "a row each, if Accept asks for it"}
+    responses["200"]["content"][_ARROW] = {"schema": arrow}
     return {
         "summary": f"Predict {stream.columns.target} of {name}",
         "operationId": f"predict_{name}",
         "parameters": [logged],
         "requestBody": _body(row, "rows", log, example(stream.columns)),
-        "responses": responses_of({200: answered}, *GUARDED, *BODY, 503),
+        "responses": responses,
     }
 
 
@@ -180,7 +184,6 @@ def _body(row: Schema, wrapper: str, log: Schema | None, sample: Json) -> Json:
         "type": "object",
         "required": [wrapper],
         "properties": {wrapper: list_of(row)} | ({} if log is None else {"log": log}),
-        "additionalProperties": False,
     }
     return {
         "required": True,

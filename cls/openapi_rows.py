@@ -6,6 +6,7 @@ not, and compares.
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -17,6 +18,7 @@ _NUMBER_TEXT = r"^\s*([+-]?([0-9]{1,15}(\.[0-9]{0,15})?|\.[0-9]{1,15})([eE][+-]?
 _TRUTH_TEXT = r"^\s*([tT]([rR][uU][eE])?|[fF]([aA][lL][sS][eE])?|[yY]([eE][sS])?|[nN][oO]?|[01](\.0)?)?\s*$"
 _TIME_TEXT = r"^((19|20)[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])([T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-][01][0-9]:[0-5][0-9])?)?)?$"
 _LARGEST = sys.float_info.max
+_LONGEST = math.sqrt(_LARGEST)  # a vector's norm must be finite
 
 
 def numeric(name: str) -> Schema:
@@ -60,7 +62,7 @@ def _timestamp(column: Derivation) -> Schema:
         "description": f"{column.name}: ISO 8601 (UTC unless it says otherwise) or epoch seconds; null where it is missing",
         "anyOf": [
             {"type": "string", "pattern": _TIME_TEXT},
-            {"type": "number", "minimum": -8_000_000_000, "maximum": 200_000_000_000},
+            {"type": "number", "minimum": -8_520_336_000, "maximum": 99_999_999_999},
             {"type": "null"},
         ],
     }
@@ -79,7 +81,7 @@ def _embedding(column: Derivation) -> Schema:
         "anyOf": [
             {
                 "type": "array",
-                "items": {"type": "number", "minimum": -1e100, "maximum": 1e100},
+                "items": {"type": "number", "minimum": -_LONGEST, "maximum": _LONGEST},
                 "minItems": column.length,
                 "maxItems": column.length,
             },
@@ -151,20 +153,14 @@ def example(columns: SchemaConfig) -> dict[str, Any]:
 
 def prediction_of(stream: StreamConfig) -> Schema:
     """Return the schema of the answer to one row."""
-    key = {"description": "the row's key, where it had one"}
-    if stream.task == "regression":
-        return {
-            "type": "object",
-            "required": ["prediction"],
-            "properties": {"key": key, "prediction": {"type": ["number", "null"]}},
-        }
-    probability = {"type": ["number", "null"]}
-    return {
-        "type": "object",
-        "required": ["prediction", "probabilities"],
-        "properties": {
-            "key": key,
-            "prediction": {"type": "string"},
-            "probabilities": {"type": "object", "additionalProperties": probability},
-        },
+    number = {"type": ["number", "null"], "description": "null where it is no finite number"}
+    found: Schema = {
+        "key": {"description": "the row's key, where it had one"},
+        "version": {"type": "integer", "description": "who answered: the champion, or a canary"},
+        "prediction": number,
     }
+    if stream.task == "classification":
+        found["prediction"] = {"type": "string"}
+        found["probabilities"] = {"type": "object", "additionalProperties": number}
+    required = [name for name in found if name != "key"]
+    return {"type": "object", "required": required, "properties": found}

@@ -1,7 +1,7 @@
 """The HTTP side of predictions.
 
     POST /v1/streams/NAME/predict    JSON (an object, a list, {"rows": [...], "log": true}), NDJSON or Arrow IPC
-    GET  /v1/streams, /healthz, /readyz, /metrics
+    GET  /v1/streams, /healthz, /readyz, /metrics, /openapi.json
 
 The first is answered by a plain ASGI callable: routes and middleware of a framework cost more than a small model. A request reads its
 route once, so that a swap cannot tear it.
@@ -32,6 +32,7 @@ from cls.guard import guard
 from cls.lanes import Lanes, canary_rows
 from cls.logging import get_logger
 from cls.metrics import ServeMetrics
+from cls.openapi import document_route, predict_document
 from cls.parts import Part, RowsOf
 from cls.settle import Log, Shared, passes_on
 from cls.tally import Tally
@@ -95,6 +96,7 @@ class _Predictions:
                 Path("/healthz", self._health),
                 Path("/readyz", self._ready),
                 Path("/metrics", self._measures),
+                document_route(predict_document(config)),
                 Path("/v1/streams", self._streams),
                 Path("/v1/streams/{name}/predict", self._unknown, methods=["POST"]),
             ]
@@ -247,7 +249,7 @@ def _wants_log(scope: Scope, rows: Rows) -> bool:
             raise Problem(422, "log is true or false", field="log", row=None)
         return bool(rows.options["log"])
     query = scope["query_string"]
-    return not query or parse_qs(query).get(b"log", [b""])[-1] not in (b"false", b"0")
+    return not query or parse_qs(query.decode("latin-1")).get("log", [""])[-1] not in ("false", "0")
 
 
 def _cells(source: RowsOf, name: str) -> list[Any]:

@@ -47,5 +47,5 @@ def before_call(_context: schemathesis.HookContext, case: Any, _keywords: Any) -
         headers.setdefault("X-CLS-Producer", uuid.uuid4().hex)
         headers.setdefault("X-CLS-Sequence", "0")
     wait = (case.query or {}).get("wait")
-    if type(wait) in (int, float) and 0.1 < wait <= 60:
+    if isinstance(wait, int | float) and 0.1 < wait <= 60:
         case.query["wait"] = 0.1

@@ -13,14 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 
-from cls.config import load_config
+from cls.config import SchemaConfig, load_config
 from cls.demo.running import cls_command, free_address
-from cls.openapi import intake_document
+from cls.features import FeatureReader
+from cls.openapi import intake_document, predict_document
 from cls.openapi_rows import example
 from cls.toml_text import toml_value
-from storage.db import open_database
-from storage.schema import upgrade
+from learners.checkpoint import Checkpoint
+from learners.learn import start
+from learners.recipe import Recipe
+from learners.rows import Rows
+from learners.schema import Schema
+from tests.publishing import new_home, publish
 
 ROOT = Path(__file__).parents[2]
 COLUMNS: dict[str, Any] = {
@@ -48,17 +54,30 @@ def write_config(folder: Path) -> Path:
     return path
 
 
+def trained(columns: SchemaConfig) -> Checkpoint:
+    """Return a model of a stream, trained on rows that ingest would make of the example."""
+    reader = FeatureReader(columns.numeric_features, columns.categorical_features, columns.derivations)
+    features = reader.read([example(columns)] * 50)
+    task: Any = "classification" if columns.classes else "regression"
+    schema = Schema(columns.numeric_features, columns.categorical_features, task, columns.classes)
+    rows = Rows(features, np.arange(50.0) % 2, np.arange(50))
+    training = start(None, rows, Recipe(epochs=1), schema=schema, config={"hidden": (8,)})
+    while not training.done:
+        training.step()
+    return training.finish()
+
+
 @contextmanager
-def process(config_path: Path, name: str, address: str) -> Iterator[None]:
-    """Hold a process of CLS that answers."""
+def process(config_path: Path, name: str, address: str, ready: str) -> Iterator[None]:
+    """Hold a process of CLS that is ready."""
     log = config_path.with_name(f"{name}.log")
     with log.open("wb") as file:
         started = subprocess.Popen(cls_command(config_path, name), stdout=file, stderr=file)
     try:
-        until = time.monotonic() + 30.0
+        until = time.monotonic() + 60.0
         while True:
             with suppress(httpx.TransportError):
-                if httpx.get(f"http://{address}/healthz").status_code == 200:
+                if httpx.get(f"http://{address}{ready}").status_code == 200:
                     break
             assert started.poll() is None, log.read_text()
             assert time.monotonic() < until
@@ -85,11 +104,21 @@ def attack(address: str, row: dict[str, Any], *arguments: str) -> None:
 def test_the_inbox_is_as_its_document_says(tmp_path: Path) -> None:
     path = write_config(tmp_path)
     config = load_config(path)
-    engine = open_database(config.database)
-    upgrade(engine)
-    engine.dispose()
-    with process(path, "daemon", config.http.ingest):
+    new_home(config)
+    with process(path, "daemon", config.http.ingest, "/healthz"):
         shown = httpx.get(f"http://{config.http.ingest}/openapi.json").json()
         assert shown == json.loads(json.dumps(intake_document(config)))
         row = example(config.streams["flights"].columns) | {"y": 1.5}
         attack(config.http.ingest, row, "--max-examples", "10")
+
+
+def test_predictions_are_as_their_document_says(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    config = load_config(path)
+    home = new_home(config)
+    for name, stream in config.streams.items():
+        publish(home, name, trained(stream.columns))
+    with process(path, "serve", config.http.serve, "/readyz"):
+        shown = httpx.get(f"http://{config.http.serve}/openapi.json").json()
+        assert shown == json.loads(json.dumps(predict_document(config)))
+        attack(config.http.serve, example(config.streams["flights"].columns), "--max-examples", "40")
