@@ -21,7 +21,7 @@ from cls.settle import Seat, Shared, settle
 from cls.web import Problem
 
 INLINE_SECONDS = 0.002  # a batch that is expected to take longer runs in a thread
-_LEARNING = 0.2  # weight of the newest batch in what the next one is expected to take
+_GROWTH = 1.1  # by which one slow batch raises, at most, what the next one is expected to take
 _UNKNOWN_SECONDS = 1.0  # that a version's first batch is expected to take
 
 
@@ -170,7 +170,8 @@ class Lane:
         return known
 
     def _learn(self, rows: int, seconds: float) -> None:
+        """Take over a shorter time soon and a longer one slowly: what another process took of the clock tells nothing."""
         size = rows.bit_length()
         before = self._expected.get(size, seconds)
-        self._expected[size] = before + _LEARNING * (seconds - before)
+        self._expected[size] = (before + seconds) / 2 if seconds < before else min(seconds, before * _GROWTH)
         self._row_seconds = seconds / rows

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from contextlib import suppress
 
 import torch
@@ -25,6 +26,7 @@ from cls.models import ModelCache
 from cls.predict import predict_app
 from cls.prediction_log import PredictionLog
 from cls.scoring import ScoringProcess
+from cls.serve_measures import show_parts
 from cls.tally import Tally
 from cls.tasks import Task
 from cls.token_book import REFRESH_SECONDS, TokenBook, refuse_unguarded
@@ -34,6 +36,7 @@ from storage.inbox import Inbox
 from storage.streams import sign_in
 
 FOLLOW_SECONDS = 0.1
+START_SECONDS = 15.0  # for which the first champions are waited for, at most
 SIGN_SECONDS = 5.0
 TALLY_SECONDS = 1.0
 _VERSIONS_PER_STREAM = 4  # champion, predecessor, challenger, and one that is being replaced
@@ -73,17 +76,19 @@ def serve(config: Config, stop: threading.Event) -> None:
         with transaction(home.engine) as connection:
             sign_in(connection, process, "serve", {"http": config.http.serve, "streams": follower.state()})
 
+    follow = Task("follow", follower.poll, FOLLOW_SECONDS, stop)
     tasks = [
-        Task("follow", follower.poll, FOLLOW_SECONDS, stop),
+        follow,
         Task("sign-in", sign, SIGN_SECONDS, stop),
         Task("tally", lambda: tally.flush(home.engine), TALLY_SECONDS, stop),
         Task("tokens", book.refresh, REFRESH_SECONDS, stop),
     ]
+    show_parts(metrics, config.streams, follower, log, lambda: scoring.pid)
+    metrics.reads("cls_serve_database_up", lambda: {(): float(not follow.failing)})
     try:
         book.refresh()
         refuse_unguarded("http.serve", config.http.serve, book)
-        with suppress(CLSError):  # the champions are there before the first request; later ones are followed
-            follower.poll()
+        _await_champions(follower, stop)
         server.start()
         for task in tasks:
             task.start()
@@ -103,3 +108,14 @@ def serve(config: Config, stop: threading.Event) -> None:
         inbox.close()
         home.sign_out(process)
     _log.info("serve stopped", predictions_not_logged=lost)
+
+
+def _await_champions(follower: Follower, stop: threading.Event) -> None:
+    """Let champions load before the first request comes: a restart answers nobody "no champion". One that cannot be loaded holds nobody up."""
+    until = time.monotonic() + START_SECONDS
+    while not follower.ready and not stop.is_set() and time.monotonic() < until:
+        try:
+            follower.poll()
+        except CLSError:
+            return  # the database is away: followed later
+        stop.wait(FOLLOW_SECONDS)

@@ -44,6 +44,11 @@ class Task(threading.Thread):
         self._stopping = stop
         self._complaint = ""
 
+    @property
+    def failing(self) -> bool:
+        """Whether its last step raised."""
+        return bool(self._complaint)
+
     def run(self) -> None:
         """Repeat."""
         idle = 0
@@ -65,8 +70,9 @@ class Task(threading.Thread):
 
     def _complain(self, error: Exception) -> None:
         """Log an error once, not at every try."""
-        if str(error) != self._complaint:
-            self._complaint = str(error)
+        complaint = str(error) or type(error).__name__
+        if complaint != self._complaint:
+            self._complaint = complaint
             _log.error(
                 "task failed", task=self.name, error=str(error), exc_info=not isinstance(error, CLSError)
             )
