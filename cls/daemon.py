@@ -31,12 +31,19 @@ from storage import queue, streams
 from storage.db import reading, transaction, wall_clock
 from storage.files import FileSource
 from storage.home import Home
-from storage.housekeeping import collect_inbox, collect_orphans, collect_snapshots, drop_dead_letters
+from storage.housekeeping import (
+    collect_inbox,
+    collect_orphans,
+    collect_snapshots,
+    drop_dead_letters,
+    forget_processes,
+)
 from storage.inbox import Inbox, InboxSource, forget_files
 from storage.webhooks import drop_announcements
 
 log = structlog.get_logger("cls.daemon")
 IDLE_SECONDS = 0.03  # between two looks at a stream that nobody woke
+GONE_AFTER = timedelta(hours=1)  # killed processes are shown as gone for this long
 REPAIR_SECONDS = 30.0  # before a stream that met a permanent error is tried again
 
 
@@ -191,6 +198,7 @@ class Daemon:
         removed += collect_snapshots(home.engine, self.config.home / "jobs")
         drop_dead_letters(home.engine, timedelta(days=self.config.retention.dead_letter_days))
         drop_announcements(home.engine, self.config.webhooks)
+        forget_processes(home.engine, GONE_AFTER)
         for name in self.config.streams:
             with reading(home.engine) as connection:
                 token = streams.position(connection, name, "source")

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, delete, select
 
 from cls.ports import SegmentStore
 from storage.db import read_clock, reading, transaction, wall_clock
-from storage.tables import dead_letters, inbox, jobs, segments
+from storage.tables import dead_letters, inbox, jobs, processes, segments
 
 
 def collect_orphans(engine: Engine, store: SegmentStore, grace: timedelta) -> int:
@@ -65,3 +65,10 @@ def collect_snapshots(engine: Engine, root: Path) -> int:
             shutil.rmtree(directory, ignore_errors=True)
             ended += 1
     return ended
+
+
+def forget_processes(engine: Engine, unseen_for: timedelta) -> int:
+    """Forget processes that were killed, some time after their last sign of life; returns how many."""
+    with transaction(engine) as connection:
+        before = read_clock(connection) - unseen_for
+        return connection.execute(delete(processes).where(processes.c.seen_at < before)).rowcount

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cls.cli.output import ago, clean, pairs_of, table_of
+from cls.cli.output import ago, clean, console, pairs_of, table_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,13 +18,13 @@ BEHIND = {
 }
 _STREAMS = {
     "name": "stream",
-    "champion": "champion",
+    "serves": "serves",
     "time": "stream time",
     "events": "events",
     "labels": "labels",
     "behind": "behind",
-    "left": "budget left",
 }
+_WIDE = 100  # columns of a terminal on which there is room for the budget
 _WORK = {"stream": "stream", "what": "under way", "state": "state", "waits": "waits for"}
 _PROCESSES = {"kind": "process", "id": "id", "seen": "last seen", "state": "state"}
 
@@ -35,7 +35,8 @@ def view(status: dict[str, Any], *, details: bool = False) -> list[RenderableTyp
 
     streams, processes, outbox = status["streams"], status["processes"], status["outbox"]
     empty = "no streams in cls.toml: `cls stream infer DATA --write` adds one"
-    pieces: list[RenderableType] = [table_of([_summary(one) for one in streams], _STREAMS, empty=empty)]
+    columns = _STREAMS | ({"left": "budget left"} if console().width >= _WIDE or details else {})
+    pieces: list[RenderableType] = [table_of([_summary(one) for one in streams], columns, empty=empty)]
     work = [line for one in streams for line in _under_way(one)]
     if work:
         pieces.append(table_of(work, _WORK))
@@ -52,13 +53,24 @@ def view(status: dict[str, Any], *, details: bool = False) -> list[RenderableTyp
 
 
 def _summary(one: dict[str, Any]) -> dict[str, Any]:
-    behind = [f"{one[key]:,} {what}" for key, what in BEHIND.items() if one[key]]
+    behind = [f"{_brief(one[key])} {what}" for key, what in BEHIND.items() if one[key]]
     time = one["watermark"]
-    return one | {
+    return {
+        "name": one["name"],
+        "serves": None if one["champion"] is None else f"v{one['champion']}",
+        "events": _brief(one["events"]),
+        "labels": _brief(one["labels"]),
         "time": None if time is None else f"{time:%Y-%m-%d %H:%M}",
         "behind": "\n".join(behind) or None,
         "left": f"{one['budget']['left_device_seconds']:,.0f} s",
     }
+
+
+def _brief(number: int) -> str:
+    """Return a count in six characters, exact up to 99,999."""
+    if number < 100_000:
+        return f"{number:,}"
+    return f"{number / 1e3:.0f}k" if number < 999_500 else f"{number / 1e6:.2f}M"
 
 
 def _under_way(one: dict[str, Any]) -> list[dict[str, Any]]:

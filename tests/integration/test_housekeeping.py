@@ -15,12 +15,12 @@ from sqlalchemy import Engine, func, select, update
 from cls.domain import Batch
 from cls.errors import Corrupt
 from storage import streams
-from storage.db import database_now, reading, transaction
-from storage.housekeeping import collect_inbox, collect_orphans, drop_dead_letters
+from storage.db import database_now, read_clock, reading, transaction
+from storage.housekeeping import collect_inbox, collect_orphans, drop_dead_letters, forget_processes
 from storage.inbox import Inbox, InboxSource, forget_files
 from storage.log import Log, record_segment, write_events
 from storage.segments import DiskSegments
-from storage.tables import dead_letters, inbox
+from storage.tables import dead_letters, inbox, processes
 
 HOUR = timedelta(hours=1)
 
@@ -135,3 +135,16 @@ def test_dead_letters_are_kept_for_their_retention(engine: Engine) -> None:
     assert drop_dead_letters(engine, 9 * HOUR) == 1
     with reading(engine) as connection:
         assert [row.reason for row in streams.list_dead_letters(connection)] == ["new"]
+
+
+def test_killed_processes_are_forgotten_after_a_while(engine: Engine) -> None:
+    with transaction(engine) as connection:
+        streams.sign_in(connection, "worker@h:1", "worker", {})
+        streams.sign_in(connection, "worker@h:2", "worker", {})
+        long_ago = read_clock(connection) - 2 * HOUR
+        killed = update(processes).where(processes.c.id == "worker@h:1")
+        connection.execute(killed.values(seen_at=long_ago))
+    assert forget_processes(engine, 3 * HOUR) == 0
+    assert forget_processes(engine, HOUR) == 1
+    with reading(engine) as connection:
+        assert [row.id for row in streams.list_processes(connection)] == ["worker@h:2"]
