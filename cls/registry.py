@@ -24,6 +24,7 @@ SPEC = "model.json"
 # The gate's loss is in the target's unit, the curve of the training in standardised ones: they are no one metric.
 GATE_METRICS = {"loss": "gate_loss"}
 PREDICTOR = "predict.py"
+READERS = {"tabular": "learners.models.tabular_numpy", "mlp": "learners.models.mlp_numpy"}  # numpy alone
 
 
 def deliver(outbox: Outbox, registry: Registry, artifacts: ArtifactStore) -> bool:
@@ -168,7 +169,7 @@ def _fall(part: Json) -> float | None:
 def version_record(version: ModelVersion, job: EndedJob | None, artifacts: ArtifactStore) -> VersionRecord:
     """Describe a version with its whole checkpoint. Raises `Corrupt` if a file of it is damaged."""
     files = {name: artifacts.get(sha256) for name, sha256 in version.files.items()}
-    source = _predictor(files.get(SPEC))
+    source = predictor_source(files.get(SPEC))
     if source is not None:
         files[PREDICTOR] = source
     tags = {} if job is None else _lineage(version.stream, job)
@@ -187,11 +188,18 @@ def version_record(version: ModelVersion, job: EndedJob | None, artifacts: Artif
     return VersionRecord(version.stream, version.number, version.digest, version.job_id, files, tags)
 
 
-def _predictor(spec: bytes | None) -> bytes | None:
-    """Return the source of the built-in model's reader that needs numpy alone; None for models of others."""
-    if spec is None or orjson.loads(spec).get("spec", {}).get("name") != "tabular":
+def predictor_source(spec: bytes | None) -> bytes | None:
+    """Return the source of a built-in model's reader that needs numpy alone; None for models without one.
+
+    Parameters
+    ----------
+    spec
+        The checkpoint's `model.json`.
+    """
+    module = None if spec is None else READERS.get(orjson.loads(spec).get("spec", {}).get("name"))
+    if module is None:
         return None
-    found = find_spec("learners.models.tabular_numpy")  # its text is copied, it is never imported
+    found = find_spec(module)  # its text is copied, it is never imported
     return None if found is None or found.origin is None else Path(found.origin).read_bytes()
 
 

@@ -1,7 +1,9 @@
-"""`cls models list|show|promote|rollback`, `cls rollback`: versions of a stream's model, and who serves."""
+"""`cls models list|show|promote|rollback|export`, `cls rollback`: versions of a stream's model, and who serves."""
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +12,7 @@ from cls.cli.asks import Timeout, ask
 from cls.cli.home import config_of, database, known_stream, state
 from cls.cli.jobs import likeness_of
 from cls.cli.output import AsJson, Limit, Stream, print_json, print_pairs, print_table, rows_of
+from cls.errors import NotFound
 
 VERSION = (
     "stream", "number", "digest", "parent", "job_id", "strategy", "learned_up_to", "reference_from", "reference_to",
@@ -27,6 +30,16 @@ ROLLOUT = (
     "paired_n",
     "reason",
 )
+
+
+class Form(StrEnum):
+    """What a version is exported as."""
+
+    cls = "cls"
+    onnx = "onnx"
+    mlflow = "mlflow"
+
+
 Number = Annotated[int, typer.Argument(metavar="NUMBER", help="Number of a version, from `cls models list`.")]
 
 models = typer.Typer(help="Versions of a stream's model.", no_args_is_help=True, rich_markup_mode=None)
@@ -133,6 +146,71 @@ def promote(
     with database(config) as engine:
         outcome = ask(engine, name, "promote", {"version": number}, timeout)
     _answer(name, outcome, as_json=as_json)
+
+
+@models.command("export")
+def export_(
+    context: typer.Context,
+    stream: Stream,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Directory to write; it appears whole.")],
+    number: Annotated[
+        int | None,
+        typer.Argument(
+            metavar="NUMBER",
+            help="Number of a version; the champion's, if none is given.",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format",
+            help="cls: weights and a reader in numpy; onnx: one graph; mlflow: what MLflow serves.",
+        ),
+    ] = Form.cls,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a version's files for those who serve elsewhere, after trying that they predict what it does."""
+    from cls.export import export
+    from storage.artifacts import DiskArtifacts
+    from storage.versions import champion, read_version
+
+    with state(context) as (config, connection):
+        name = known_stream(config, stream)
+        serving = champion(connection, name)
+        if number is None and serving is None:
+            raise NotFound(f"stream {name} has no champion yet")
+        version = read_version(connection, name, number or (serving.version if serving else 0))
+    made = export(
+        version,
+        DiskArtifacts(config.home / "artifacts"),
+        to,
+        form.value,
+        models=config.models,
+        derivations=config.streams[name].columns.derivations,
+        force=force,
+    )
+    if as_json:
+        print_json(
+            {
+                "stream": name,
+                "version": version.number,
+                "path": made.path,
+                "format": made.format,
+                "tried_rows": made.tried_rows,
+                "files": made.files,
+            }
+        )
+        return
+    typer.echo(f"{name} version {version.number} as {made.format} in {made.path}:")
+    for file in made.files:
+        typer.echo(f"  {file}")
+    typer.echo(
+        f"{made.tried_rows} rows predicted alike"
+        if made.tried_rows
+        else "only CLS itself predicts with it: not tried"
+    )
 
 
 def rollback(

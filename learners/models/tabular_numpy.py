@@ -33,6 +33,11 @@ def load(directory: str | Path | None = None) -> Predictor:
     return Predictor(spec, load_file(folder / "model.safetensors"))
 
 
+def _load_pyfunc(path: str) -> Predictor:
+    """Return what MLflow serves, where it names this file as the loader of a directory."""
+    return load(path)
+
+
 class Predictor:
     """A tabular network at rest.
 
@@ -54,7 +59,7 @@ class Predictor:
             for name, vocabulary in spec["vocabularies"].items()
         }
 
-    def predict(self, data: Any) -> Array:
+    def predict(self, data: Any, params: Any = None) -> Array:  # noqa: ARG002 - MLflow passes params
         """Return (N,) predictions in target units, or (N, K) class probabilities.
 
         Parameters
@@ -62,6 +67,8 @@ class Predictor:
         data
             A pandas DataFrame or a mapping from name to values. Missing is NaN or None; columns that the model
             does not know are left alone.
+        params
+            Not used.
         """
         parts = [
             self._numbers(data),

@@ -41,6 +41,7 @@ SURFACE = [
     "cls jobs retry ID --json",
     "cls jobs show ID --json",
     "cls ledger [STREAM] --limit --json",
+    "cls models export STREAM --to [NUMBER] --format --force --json",
     "cls models list STREAM --limit --json",
     "cls models promote STREAM NUMBER --timeout --json",
     "cls models rollback STREAM --timeout --json",

@@ -1,0 +1,307 @@
+"""What is exported predicts what the version predicts, wherever it is read; nothing is overwritten by accident."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cls.checkpoints import pack
+from cls.domain import ModelVersion
+from cls.errors import Corrupt, Refused
+from cls.export import MANIFEST, TOLERANCE, Format, export, made_up, plain
+from cls.export_onnx import onnx_predictor
+from cls.golden import make_golden
+from cls.layout import GOLDEN, MODEL
+from detectors.columns import Categorical, Column
+from learners.checkpoint import Checkpoint, prefixed
+from learners.models.base import Model
+from learners.models.network import wrapping
+from learners.models.registry import load
+from learners.rows import Rows
+from learners.schema import Schema
+from storage.artifacts import MemoryArtifacts
+
+MIXED = Schema(("distance", "prediction", "wind speed"), ("carrier", "never"))
+NUMBERS = Schema(("distance", "prediction", "wind speed"))
+
+
+def table(schema: Schema, rows: int = 400) -> Rows:
+    rng = np.random.default_rng(3)
+    columns: dict[str, Column] = {
+        name: np.where(rng.random(rows) < 0.1, np.nan, 1e6 * f + rng.normal(size=rows))
+        for f, name in enumerate(schema.numeric)
+    }
+    for name in schema.categorical:
+        known = ("", "AA", "it's | ü") if name == "carrier" else ()
+        codes = rng.integers(-1, len(known), rows).astype(np.int32)
+        columns[name] = Categorical(codes, known)
+    classes = len(schema.classes) or 100
+    return Rows(columns, rng.integers(0, classes, rows).astype(np.float64), np.arange(rows))
+
+
+def trained(name: str, schema: Schema, **arguments: Any) -> Model:
+    """A network whose weights are no longer what they began with."""
+    torch.manual_seed(0)
+    model = load(name).fit_preprocessing(arguments, schema, table(schema))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def classes_of(schema: Schema) -> Schema:
+    return dataclasses.replace(schema, task="classification", classes=("no", "yes", "perhaps"))
+
+
+def stored(model: Model, artifacts: MemoryArtifacts, *, golden: bool = True) -> ModelVersion:
+    files = pack(Checkpoint(model.spec(), prefixed("model", model.state_dict()), {}))
+    if golden:
+        files[GOLDEN] = make_golden(model, table(model.schema).columns, seed=1).to_json()
+    sums = {name: artifacts.put(data) for name, data in files.items()}
+    return ModelVersion(
+        "trips", 4, "d" * 64, 3, 9, "ewc", 10, 0, 10, {}, {}, datetime(2026, 1, 1, tzinfo=UTC), sums
+    )
+
+
+def write(model: Model, to: Path, form: Format = "cls", **options: Any) -> Any:
+    artifacts = MemoryArtifacts()
+    return export(stored(model, artifacts), artifacts, to, form, **{"models": {}, **options})
+
+
+def close(model: Model, got: NDArray[np.float64], wanted: NDArray[np.float64], tolerance: float) -> None:
+    unit = model.target_scale.item() if model.schema.task == "regression" else 1.0
+    location = model.target_location.item() if model.schema.task == "regression" else 0.0
+    assert (np.abs(got - wanted) <= tolerance * np.maximum(unit, np.abs(wanted - location))).all()
+
+
+KINDS: list[tuple[str, Schema, dict[str, Any]]] = [
+    ("tabular", MIXED, {"numeric_embedding": "plain", "hidden": (16, 8)}),
+    ("tabular", classes_of(MIXED), {"numeric_embedding": "periodic", "hidden": (16,)}),
+    ("tabular", MIXED, {"numeric_embedding": "piecewise", "hidden": (16,)}),
+    ("tabular", Schema((), ("carrier", "never")), {"hidden": (8,)}),
+    ("tabular", NUMBERS, {"hidden": (8,)}),
+    ("mlp", NUMBERS, {"hidden": (16, 8)}),
+    ("mlp", classes_of(NUMBERS), {"hidden": (16,), "scale": "global"}),
+    ("mlp", NUMBERS, {"hidden": (16,), "scale": "none"}),
+]
+
+
+@pytest.mark.parametrize(("name", "schema", "arguments"), KINDS)
+def test_the_graph_predicts_what_the_version_does(
+    tmp_path: Path, name: str, schema: Schema, arguments: dict[str, Any]
+) -> None:
+    import onnx
+
+    model = trained(name, schema, **arguments)
+    made = write(model, tmp_path / "out", "onnx")
+    assert made.tried_rows > 200
+    graph = onnx.load(tmp_path / "out" / "model.onnx")
+    assert [one.name for one in graph.graph.input] == [*schema.numeric, *schema.categorical]
+    rows = made_up(model, seed=9)
+    predict = onnx_predictor((tmp_path / "out" / "model.onnx").read_bytes(), model.spec())
+    close(model, predict(plain(rows)), model.predict(rows), TOLERANCE["onnx"])
+
+
+def test_the_graph_of_a_classification_names_the_class(tmp_path: Path) -> None:
+    import onnxruntime
+
+    model = trained("mlp", classes_of(NUMBERS))
+    write(model, tmp_path / "out", "onnx")
+    session = onnxruntime.InferenceSession(
+        tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    rows = made_up(model)
+    given = {name: np.asarray(rows[name])[:, None] for name in NUMBERS.numeric}
+    label, shares = session.run(["label", "probabilities"], given)
+    wanted = model.predict(rows)
+    assert list(label) == [("no", "yes", "perhaps")[best] for best in wanted.argmax(axis=1)]
+    assert np.allclose(shares, wanted, atol=1e-5)
+
+
+READ = """
+import json, sys
+for name in ("torch", "cls", "learners", "detectors", "storage", "mlflow"):
+    sys.modules[name] = None
+import pandas as pd
+sys.path.insert(0, sys.argv[1])
+from predict import load
+print(json.dumps(load().predict(pd.read_json(sys.stdin, orient="split", dtype={"carrier": str})).tolist()))
+"""
+
+
+@pytest.mark.parametrize(("name", "schema"), [("tabular", MIXED), ("mlp", classes_of(NUMBERS))])
+def test_files_of_cls_are_read_by_numpy_alone(tmp_path: Path, name: str, schema: Schema) -> None:
+    model = trained(name, schema)
+    made = write(model, tmp_path / "out")
+    assert {"model.json", "model.safetensors", "predict.py", "golden.json", "README.md"} == set(made.files)
+    rows = made_up(model, seed=9)
+    frame = pd.DataFrame(plain(rows))
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(tmp_path / "out")],
+        input=frame.to_json(orient="split", double_precision=15),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    close(model, np.array(json.loads(done.stdout)), model.predict(rows), TOLERANCE["cls"])
+
+
+LOADED = """
+import json, sys
+for name in ("torch", "cls", "learners", "detectors", "storage"):
+    sys.modules[name] = None
+import pandas as pd
+import mlflow.pyfunc
+frame = pd.DataFrame(json.load(sys.stdin))
+for name in frame.columns:
+    if name not in ("carrier", "never"):
+        frame[name] = frame[name].astype(float)
+print(json.dumps(mlflow.pyfunc.load_model(sys.argv[1]).predict(frame).tolist()))
+"""
+
+
+@pytest.mark.parametrize(("name", "schema"), [("tabular", MIXED), ("mlp", classes_of(NUMBERS))])
+def test_mlflow_loads_what_was_exported_for_it_without_us_and_without_pickle(
+    tmp_path: Path, name: str, schema: Schema
+) -> None:
+    model = trained(name, schema)
+    made = write(model, tmp_path / "out", "mlflow")
+    assert "MLmodel" in made.files
+    assert not [file for file in made.files if file.endswith((".pkl", ".pickle"))]
+    rows = made_up(model, seed=9)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, str(tmp_path / "out")],
+        input=json.dumps(plain(rows)),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, done.stderr
+    close(model, np.array(json.loads(done.stdout.splitlines()[-1])), model.predict(rows), TOLERANCE["mlflow"])
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow
+def test_mlflow_serves_it(tmp_path: Path) -> None:
+    import mlflow.pyfunc
+    from mlflow.pyfunc import scoring_server
+    from starlette.testclient import TestClient
+
+    model = trained("tabular", MIXED)
+    write(model, tmp_path / "out", "mlflow")
+    client = TestClient(scoring_server.init(mlflow.pyfunc.load_model(str(tmp_path / "out"))))
+    records = [
+        {"distance": 3, "prediction": None, "wind speed": 2e6, "carrier": "AA", "never": None},
+        {"distance": 0.5, "prediction": 1e6, "wind speed": None, "carrier": "new", "never": "x"},
+    ]
+    answer = client.post("/invocations", json={"dataframe_records": records})
+    assert answer.status_code == 200, answer.text
+    rows: dict[str, Column] = {
+        name: np.array([np.nan if row[name] is None else row[name] for row in records], np.float64)
+        for name in MIXED.numeric
+    }
+    rows |= {name: Categorical.of([row[name] for row in records]) for name in MIXED.categorical}  # type: ignore[misc]
+    close(model, np.array(answer.json()["predictions"]), model.predict(rows), TOLERANCE["mlflow"])
+    del records[0]["carrier"]
+    assert client.post("/invocations", json={"dataframe_records": records[:1]}).status_code == 400
+
+
+class Own(nn.Module):
+    """A model of an operator."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(inputs, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.head(x)
+        return result
+
+
+def others() -> list[Model]:
+    cnn = Schema(tuple(f"p{i}" for i in range(16)))
+    made = [
+        trained("cnn", cnn, shape=(1, 4, 4), channels=(2,)),
+        trained("transformer", Schema(("a", "b", "c", "d")), channels=2),
+        trained("backbone", NUMBERS, model="mlp"),
+    ]
+    torch.manual_seed(0)
+    made.append(wrapping("own", Own).fit_preprocessing({}, NUMBERS, table(NUMBERS)))
+    return made
+
+
+@pytest.mark.parametrize("number", range(4), ids=["cnn", "transformer", "backbone", "own"])
+def test_other_models_are_exported_as_files_and_refused_by_name_otherwise(
+    tmp_path: Path, number: int
+) -> None:
+    model = others()[number]
+    name = model.spec()["name"]
+    models = {"own": f"{__name__}:Own"}
+    made = write(model, tmp_path / "out", models=models)
+    assert made.tried_rows == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "Only CLS itself" in text
+    for feature in model.schema.features:
+        assert f"| {feature} | number |" in text
+    forms: tuple[Format, ...] = ("onnx", "mlflow")
+    for form in forms:
+        with pytest.raises(Refused, match=f"model '{name}'"):
+            write(model, tmp_path / form, form, models=models)
+        assert not (tmp_path / form).exists()
+
+
+def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    model = trained("mlp", NUMBERS)
+    out = tmp_path / "deep" / "out"
+    write(model, out)
+    with pytest.raises(Refused, match="--force"):
+        write(model, out, "onnx")
+    assert (out / "predict.py").exists()
+    made = write(model, out, "onnx", force=True)
+    assert {path.name for path in out.iterdir()} == {"model.onnx", "README.md", MANIFEST}
+    manifest = json.loads((out / MANIFEST).read_text())
+    assert manifest["files"] == made.files
+    for name, wanted in made.files.items():
+        assert sha256((out / name).read_bytes()).hexdigest() == wanted
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    own = tmp_path / "mine"
+    own.mkdir()
+    write(model, own)  # empty: nothing is lost
+    (own / MANIFEST).unlink()
+    with pytest.raises(Refused, match="not even with --force"):
+        write(model, own, force=True)
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    with pytest.raises(Refused):
+        write(model, link, force=True)
+
+
+def test_an_export_that_predicts_something_else_is_refused(tmp_path: Path) -> None:
+    model, artifacts = trained("mlp", NUMBERS), MemoryArtifacts()
+    version = stored(model, artifacts)
+    document = json.loads(artifacts.get(version.files[GOLDEN]))
+    document["expected"][0] += 1000.0
+    wrong = {**version.files, GOLDEN: artifacts.put(json.dumps(document).encode())}
+    forms: tuple[Format, ...] = ("cls", "onnx", "mlflow")
+    for form in forms:
+        with pytest.raises(Corrupt, match="row 0"):
+            export(dataclasses.replace(version, files=wrong), artifacts, tmp_path / form, form, models={})
+    lost = {**version.files, MODEL: "0" * 64}
+    with pytest.raises(Corrupt):
+        export(dataclasses.replace(version, files=lost), artifacts, tmp_path / "lost", models={})
+    assert list(tmp_path.iterdir()) == []
