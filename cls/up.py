@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from cls.config import Config
+from cls.doors import url_of
 from cls.errors import Refused, Unavailable
 from cls.supervise import Patience, Program, supervise
 
@@ -72,10 +73,12 @@ def up(
         for name, address in addresses.items():
             refuse_taken(name, address)
         _upgrade(path)
+        pages = {"mlflow": ui_url(config)}
+        pages |= {name: url_of(config, addresses[name]) for name in ("daemon", "serve")}
         report(f"home {config.home}, logs in {config.home / 'logs'}")
         Thread(
             target=_announce,
-            args=(addresses, {"mlflow": ui_url(config)}, stop, report),
+            args=(addresses, pages, stop, report),
             name="announce",
             daemon=True,
         ).start()
@@ -212,7 +215,7 @@ def _announce(
     while waiting and time.monotonic() < until and not stop.wait(0.2):
         for name, address in list(waiting.items()):
             if answers(address):
-                report(f"{name} answers on {pages.get(name, f'http://{address}')}")
+                report(f"{name} answers on {pages[name]}")
                 del waiting[name]
     if not waiting:
         report("ready; Ctrl-C stops everything")

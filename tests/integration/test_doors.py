@@ -13,17 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner, Result
 
 from cls.cli.main import app
@@ -121,30 +115,14 @@ def eventually(found: Callable[[], Any], seconds: float = 20.0) -> None:
         time.sleep(0.05)
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """Sign a certificate for the loopback by its own key; returns the files of both."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cls")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "certificate.pem", folder / "key.pem"
-    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    files[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return files
+def certificate(folder: Path) -> Path:
+    """Sign a certificate for the loopback by its own key, certificate.pem and key.pem; returns the former."""
+    made = folder / "certificate.pem"
+    command = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    named = ("-subj", "/CN=cls", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "1")
+    files = ("-out", str(made), "-keyout", str(folder / "key.pem"))
+    subprocess.run([*command, *named, *files], check=True, capture_output=True)
+    return made
 
 
 @pytest.mark.parametrize(("process", "field"), [("daemon", "http.ingest"), ("serve", "http.serve")])
@@ -165,7 +143,7 @@ def test_nothing_listens_outside_before_there_is_a_token(
 def test_a_door_with_tls_answers_those_who_have_a_token_and_trust_it(
     tmp_path: Path, sqlite_template: str
 ) -> None:
-    chain, _ = certificate(tmp_path)
+    chain = certificate(tmp_path)
     house = House(tmp_path, sqlite_template, 'tls_certificate = "certificate.pem"\ntls_key = "key.pem"')
     ingest, read = house.token("ingest"), house.token("read")
     door = f"https://127.0.0.1:{house.ingest}"

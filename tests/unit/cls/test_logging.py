@@ -40,6 +40,41 @@ def test_passwords_in_urls_are_replaced_and_nothing_else(url: str, shown: str) -
     assert redact(url) == shown
 
 
+TOKEN = "cls_abcDEF0123_" + "Zx9" * 14 + "Q"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (TOKEN, "cls_abcDEF0123_***"),
+        (f"Bearer {TOKEN}, and {TOKEN[:30]}", "Bearer cls_abcDEF0123_***, and cls_abcDEF0123_***"),
+        (f"b'{TOKEN}'", "b'cls_abcDEF0123_***'"),
+        ("cls_test_template_0123456789", "cls_test_template_0123456789"),
+        ("see cls_home and CLS_DATABASE_URL", "see cls_home and CLS_DATABASE_URL"),
+    ],
+)
+def test_of_a_token_the_id_is_left(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_log_shows_a_token_wherever_it_stands(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure("serve", form=form, level="debug")
+    log = get_logger("cls.test")
+    log.info(
+        f"who is {TOKEN}?", header={"authorization": f"Bearer {TOKEN}", "x": [TOKEN]}, raw=TOKEN.encode()
+    )
+    with bound(caller=TOKEN):
+        try:
+            raise ValueError(TOKEN)
+        except ValueError:
+            log.exception("failed", error=ValueError(TOKEN))
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received: %s", TOKEN)
+    said = capsys.readouterr().err
+    assert TOKEN.split("_")[2] not in said
+    assert said.count("cls_abcDEF0123_***") >= 6
+
+
 def events(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     captured = capsys.readouterr()
     assert captured.out == ""
