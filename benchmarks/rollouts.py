@@ -28,6 +28,7 @@ from benchmarks.rollouts_figures import draw, figures, text
 from benchmarks.rollouts_run import HORIZON, LOOK_ROWS, Fault, Simulation, Traffic
 from benchmarks.rollouts_versions import Contest, contests
 from cls.config import RolloutConfig
+from detectors.anytime import Paired, excess
 
 DATA = {"bike_sharing": "regression", "elec2": "classification"}
 LEVELS = (0.05, 0.1, 0.3)
@@ -79,7 +80,7 @@ def settings_of(kind: str) -> RolloutConfig:
 
 
 def measure(case: Case, seed: int) -> dict[str, Any]:
-    """Run a case; returns how every rollout ended, and when a repeated t-test would have called the version worse."""
+    """Run a case; returns how every rollout ended, and when tests at each look would have called the version worse."""
     random = np.random.default_rng(seed)
     traffic, settings = Traffic(case.contest, case.fault, random), settings_of(case.kind)
     scale = 10 if case.kind.endswith("more rows") else 1
@@ -93,14 +94,14 @@ def measure(case: Case, seed: int) -> dict[str, Any]:
         if settings.evidence == "labels":
             while len(seen) * LOOK_ROWS < HORIZON:
                 seen.append(next(looks))
-            called.append(t_test(case.contest, np.concatenate(seen)[:HORIZON]))
+            called.append(first_calls(case.contest, np.concatenate(seen)[:HORIZON]))
     return {
         "kind": case.kind,
         "version": case.contest.name,
         "fault": case.fault.name,
         "excess": case.contest.excess,
         "ended": ended,
-        "t_test": called,
+        "called": called,
     }
 
 
@@ -110,15 +111,18 @@ def _kept(looks: Iterator[Rows], seen: list[Rows]) -> Iterator[Rows]:
         yield drawn
 
 
-def t_test(contest: Contest, rows: Rows) -> dict[str, int | None]:
-    """Return at how many rows a one-sided paired t-test, repeated at every look, first says worse, by its level."""
+def first_calls(contest: Contest, rows: Rows) -> dict[str, int | None]:
+    """Return at how many rows one-sided tests at every look first say worse: paired t-tests by their level, and our bound at 1%."""
     difference = contest.loss_mine_N[rows] - contest.loss_theirs_N[rows]
     n = np.arange(LOOK_ROWS, len(rows) + 1, LOOK_ROWS)
     total, squares = np.cumsum(difference)[n - 1], np.cumsum(difference**2)[n - 1]
     deviation = np.sqrt(np.maximum(squares - total**2 / n, 1e-300) / (n - 1))
     p_value = student.sf(total / np.sqrt(n) / deviation, n - 1)
-    found = {f"{level:g}": np.flatnonzero(p_value < level) for level in T_LEVELS}
-    return {level: int(n[first[0]]) if len(first) else None for level, first in found.items()}
+    said = {f"t-test {level:g}": p_value < level for level in T_LEVELS}
+    sums = zip(n.tolist(), total.tolist(), squares.tolist(), strict=True)
+    said["bound 0.01"] = np.array([excess(Paired(*one), 0.01) > 0 for one in sums])
+    found = {name: np.flatnonzero(worse) for name, worse in said.items()}
+    return {name: int(n[first[0]]) if len(first) else None for name, first in found.items()}
 
 
 def cases(directory: Path, name: str, runs: int, seed: int) -> list[Case]:
@@ -137,6 +141,14 @@ def cases(directory: Path, name: str, runs: int, seed: int) -> list[Case]:
     worse = next(contest for contest in made if contest.name.startswith("5%"))
     found.append(Case("guardrails", worse, Fault(), few))
     return found
+
+
+def parts_of(contest: Contest) -> list[float]:
+    """Return by how much the version is worse in each sixth of the pool's time, relative to the champion's loss."""
+    base = contest.loss_theirs_N.mean()
+    return [
+        float(part.mean() / base) for part in np.array_split(contest.loss_mine_N - contest.loss_theirs_N, 6)
+    ]
 
 
 def main() -> None:
@@ -168,7 +180,7 @@ def main() -> None:
                 print(
                     f"{name}: {case.kind}, {case.contest.name}, {case.fault.name}: {took:.0f} s", flush=True
                 )
-            found[name].append(json.loads(path.read_text()))
+            found[name].append(json.loads(path.read_text()) | {"parts": parts_of(case.contest)})
     draw(found, RESULTS / "rollouts.png")
     write_results(
         "rollouts",
