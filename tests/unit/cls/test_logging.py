@@ -62,7 +62,7 @@ def test_no_log_shows_a_token_wherever_it_stands(form: str, capsys: pytest.Captu
     configure("serve", form=form, level="debug")
     log = get_logger("cls.test")
     log.info(
-        f"who is {TOKEN}?", header={"authorization": f"Bearer {TOKEN}", "x": [TOKEN]}, raw=TOKEN.encode()
+        "who is %s?", TOKEN, header={"authorization": f"Bearer {TOKEN}", "x": [TOKEN]}, raw=TOKEN.encode()
     )
     with bound(caller=TOKEN):
         try:
