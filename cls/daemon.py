@@ -22,6 +22,8 @@ from cls.config import Config
 from cls.errors import CLSError, Permanent, Refused, Temporary
 from cls.http import HttpServer
 from cls.intake import intake_app
+from cls.ledger_log import LedgerLog
+from cls.logging import bound
 from cls.measures import Measures
 from cls.ports import Source
 from cls.readiness import Readiness, Turns
@@ -125,26 +127,33 @@ class Daemon:
     # -- tasks --------------------------------------------------------------------------------------------------------
 
     def _run_stream(self, name: str) -> None:
+        with bound(stream=name):
+            self._turn(name)
+
+    def _turn(self, name: str) -> None:
         loop: StreamLoop | None = None
-        words = log.bind(stream=name)
+        ledger: LedgerLog | None = None
         while not self.stop.is_set():
             try:
                 loop = loop or StreamLoop(name, self.config.streams[name], self._ports(name))
+                ledger = ledger or LedgerLog(self.home.engine, name)
                 with self.turning[name]:
                     moved = loop.turn()
                 self.turns.went_well(name)
-                if not moved:
+                if moved:
+                    ledger.tell()
+                else:
                     self.wakers[name].wait(IDLE_SECONDS)
                     self.wakers[name].clear()
             except Refused as error:  # another process moved on: read the state anew
-                words.warning("turn dropped", reason=str(error))
+                log.warning("turn dropped", reason=str(error))
                 self.stop.wait(IDLE_SECONDS)
             except Temporary as error:
-                words.warning("waiting", reason=str(error))
+                log.warning("waiting", reason=str(error))
                 self.stop.wait(error.delay)
             except Permanent as error:
                 self.turns.halt(name, str(error))
-                words.error("stream halted", reason=str(error), retry_seconds=REPAIR_SECONDS)
+                log.error("stream halted", reason=str(error), retry_seconds=REPAIR_SECONDS)
                 self.stop.wait(REPAIR_SECONDS)
 
     def _ports(self, name: str) -> Ports:

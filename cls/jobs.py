@@ -115,8 +115,14 @@ def run(job: Job, bench: Bench, control: Control) -> Outcome:
     )
 
 
-def publish(connection: Connection, job: Job, outcome: Outcome) -> None:
-    """Make a job's result true, together with its end. Raises `LeaseLost`, and then nothing has happened."""
+def publish(connection: Connection, job: Job, outcome: Outcome) -> int | None:
+    """Make a job's result true, together with its end; returns the version that it ends in, if it does.
+
+    Raises
+    ------
+    LeaseLost
+        If the job is another worker's by now; nothing has happened then.
+    """
     result = outcome.result
     if outcome.version is not None:
         number = version_store.add_version(connection, outcome.version)
@@ -125,6 +131,8 @@ def publish(connection: Connection, job: Job, outcome: Outcome) -> None:
     outbox.post(connection, job.stream, "job", {"job_id": job.id})
     if outcome.version is not None:
         outbox.post(connection, job.stream, "version", {"number": result["version"]})
+    version: int | None = result.get("version")
+    return version
 
 
 def _update(job: Job, bench: Bench, stream: StreamConfig, control: Control) -> Outcome:

@@ -55,8 +55,14 @@ def configure(process: str, *, form: str | None = None, level: str | None = None
         (level or os.environ.get("CLS_LOG_LEVEL", "info")).upper(), logging.INFO
     )
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of each retry of a registry that is away
+
+    def named(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["process"] = process  # not a context variable: threads begin without any
+        return event
+
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        named,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -93,7 +99,6 @@ def configure(process: str, *, form: str | None = None, level: str | None = None
     root.setLevel(number)
     for noisy in ("httpx", "httpcore", "alembic", "apscheduler", "uvicorn.access", "urllib3"):
         logging.getLogger(noisy).setLevel(max(number, logging.WARNING))
-    structlog.contextvars.bind_contextvars(process=process)
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

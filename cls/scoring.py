@@ -116,8 +116,11 @@ def score(config: Config, stop: threading.Event) -> None:
 
     torch.set_num_threads(1)
     models = ModelCache(home.engine, home.artifacts, config.models, 4 * len(config.streams) + 1)
-    scorers = [Scorer(name, home.engine, home.log, home.segments, models) for name in config.streams]
-    tasks = [Task("score", partial(_step, scorer), IDLE_SECONDS, stop, PARTS) for scorer in scorers]
+    scorers = {name: Scorer(name, home.engine, home.log, home.segments, models) for name in config.streams}
+    tasks = [
+        Task("score", partial(_step, scorer), IDLE_SECONDS, stop, PARTS, stream=name)
+        for name, scorer in scorers.items()
+    ]
     for task in tasks:
         task.start()
     stop.wait()
@@ -143,7 +146,9 @@ def main() -> None:
     stop = threading.Event()
 
     def end() -> None:
-        while os.read(0, 4096):  # not sys.stdin: its lock, held by this thread, would end the interpreter in an abort
+        while os.read(
+            0, 4096
+        ):  # not sys.stdin: its lock, held by this thread, would end the interpreter in an abort
             pass
         stop.set()
 

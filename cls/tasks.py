@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from cls.errors import CLSError, Temporary
-from cls.logging import get_logger
+from cls.logging import bound, get_logger
 
 _PATIENCE_SECONDS = 5.0  # after an error that may last
 _log = get_logger(__name__)
@@ -27,6 +27,8 @@ class Task(threading.Thread):
         Set it to end.
     parts
         The pause begins with this part of it, and grows by as much with each step that found nothing.
+    ids
+        What every event of the step carries in the log, as stream="flights".
     """
 
     def __init__(
@@ -36,11 +38,13 @@ class Task(threading.Thread):
         pause_seconds: float,
         stop: threading.Event,
         parts: int = 1,
+        **ids: str,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._step = step
         self._pause_seconds = pause_seconds
         self._parts = parts
+        self._ids = ids
         self._stopping = stop
         self._complaint = ""
 
@@ -51,6 +55,10 @@ class Task(threading.Thread):
 
     def run(self) -> None:
         """Repeat."""
+        with bound(**self._ids):
+            self._repeat()
+
+    def _repeat(self) -> None:
         idle = 0
         while not self._stopping.is_set():
             try:

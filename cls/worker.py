@@ -24,6 +24,7 @@ from cls.domain import Job, JobKind, Json
 from cls.errors import CLSError, Corrupt, LeaseLost, Permanent, Temporary
 from cls.jobs import Bench, publish, run
 from cls.layout import LEARNER, MODEL, SPEC
+from cls.logging import bound
 from learners.checkpoint import Checkpoint
 from learners.errors import LearnerError
 from learners.training import StepReport, Training
@@ -64,10 +65,10 @@ class Heart:
                 renewed = time.monotonic()
             except LeaseLost as error:
                 if not self._stop.is_set():
-                    _give_up(str(error))
+                    _give_up(self._job, str(error))
             except CLSError as error:
                 if time.monotonic() - renewed > self._lease.total_seconds():
-                    _give_up(f"the lease could not be renewed: {error}")
+                    _give_up(self._job, f"the lease could not be renewed: {error}")
 
     def stop(self) -> None:
         """Stop beating; afterwards the lease is nobody's but the caller's."""
@@ -75,8 +76,8 @@ class Heart:
         self._thread.join()
 
 
-def _give_up(reason: str) -> None:
-    log.error("worker ends itself", reason=reason)
+def _give_up(job: Job, reason: str) -> None:
+    log.error("worker ends itself", job=job.id, stream=job.stream, kind=str(job.kind), reason=reason)
     os._exit(LEASE_LOST)
 
 
@@ -178,8 +179,6 @@ def run_worker(
                 else:
                     torch.set_num_threads(job.input.threads)
                     _work(job, config, home, bench, limits, stop)
-            except LeaseLost as error:  # while giving a job back: it is another worker's already
-                log.error("result dropped", reason=str(error))
             except Temporary as error:
                 log.warning("waiting", reason=str(error))
                 stop.wait(error.delay)
@@ -197,9 +196,16 @@ def _claimed(home: Home, name: str, lease: timedelta, kinds: tuple[JobKind, ...]
 
 
 def _work(job: Job, config: Config, home: Home, bench: Bench, limits: queue.Limits, stop: Event) -> None:
-    """Do one job to one of its ends."""
+    """Do one job to one of its ends; every event on the way carries its ids."""
+    with bound(job=job.id, stream=job.stream, kind=str(job.kind), attempt=job.attempt):
+        try:
+            _do(job, config, home, bench, limits, stop)
+        except LeaseLost as error:  # also while giving it back: it is another worker's already
+            log.error("result dropped", reason=str(error))
+
+
+def _do(job: Job, config: Config, home: Home, bench: Bench, limits: queue.Limits, stop: Event) -> None:
     began = time.perf_counter()
-    words = log.bind(job=job.id, stream=job.stream, kind=str(job.kind), attempt=job.attempt)
     directory = config.home / "jobs" / f"{job.id}"
     heart = Heart(home, config, job)
     control = WorkerControl(directory, heart, stop, config.worker.checkpoint_seconds)
@@ -207,13 +213,11 @@ def _work(job: Job, config: Config, home: Home, bench: Bench, limits: queue.Limi
         outcome = run(job, bench, control)
         heart.stop()
         with transaction(home.engine) as connection:
-            publish(connection, job, outcome)
+            version = publish(connection, job, outcome)
         shutil.rmtree(directory, ignore_errors=True)
-        words.info(
-            "job done", seconds=round(time.perf_counter() - began, 3), version=outcome.result.get("version")
-        )
-    except LeaseLost as error:
-        words.error("result dropped", reason=str(error))
+        log.info("job done", seconds=round(time.perf_counter() - began, 3), version=version)
+    except LeaseLost:
+        raise
     except Stopped as error:
         heart.stop()
         with transaction(home.engine) as connection:
@@ -221,19 +225,19 @@ def _work(job: Job, config: Config, home: Home, bench: Bench, limits: queue.Limi
             end(connection, job, time.perf_counter() - began)
             if heart.cancelled:
                 outbox.post(connection, job.stream, "job", {"job_id": job.id})
-        words.info("job left", reason=str(error))
+        log.info("job left", reason=str(error))
     except (
         Temporary
     ) as error:  # a store that is away or full: not the job's fault, and no reason to give it up
         heart.stop()
         with transaction(home.engine) as connection:
             queue.release(connection, job, time.perf_counter() - began)
-        words.warning("job waits", reason=str(error))
+        log.warning("job waits", reason=str(error))
         stop.wait(error.delay)
-    except Exception as error:  # noqa: BLE001 - whatever it was, the queue must hear of it; a crash would hide it
+    except Exception as error:  # whatever it was, the queue must hear of it; a crash would hide it
         heart.stop()
         _failed(job, home, limits, error, time.perf_counter() - began)
-        words.exception("job failed")
+        log.exception("job failed")
 
 
 def _failed(job: Job, home: Home, limits: queue.Limits, error: Exception, seconds: float) -> None:

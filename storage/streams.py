@@ -53,6 +53,15 @@ _LAST_DECISION = (
     .limit(1)
 )
 
+_LEDGER_AFTER = (
+    select(ledger)
+    .where(ledger.c.stream == bindparam("stream"), ledger.c.id > bindparam("entry"))
+    .order_by(ledger.c.id)
+)
+_LEDGER_END = (
+    select(ledger.c.id).where(ledger.c.stream == bindparam("stream")).order_by(ledger.c.id.desc()).limit(1)
+)
+
 _OPEN_TRIGGERS = (
     select(triggers).where(triggers.c.stream == bindparam("stream"), trigger_is_open).order_by(triggers.c.id)
 )
@@ -178,6 +187,16 @@ def read_ledger(connection: Connection, stream: str | None = None, limit: int = 
     if stream is not None:
         query = query.where(ledger.c.stream == stream)
     return list(connection.execute(query))
+
+
+def ledger_after(connection: Connection, stream: str, entry: int) -> list[Row[Any]]:
+    """Return a stream's entries after one, oldest first."""
+    return list(connection.execute(_LEDGER_AFTER, {"stream": stream, "entry": entry}))
+
+
+def ledger_end(connection: Connection, stream: str) -> int:
+    """Return the id of a stream's newest entry, 0 before the first."""
+    return int(connection.execute(_LEDGER_END, {"stream": stream}).scalar() or 0)
 
 
 def last_decision(connection: Connection, stream: str) -> tuple[str, str] | None:

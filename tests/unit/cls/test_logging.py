@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -130,3 +131,23 @@ def test_levels_are_honoured_and_chatty_libraries_are_quiet(
     logging.getLogger("apscheduler.executors").info("unseen")
     logging.getLogger("other").info("seen")
     assert [event["event"] for event in events(capsys)] == ["seen"]
+
+
+def test_events_of_threads_name_the_process_too(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("daemon", form="json", level="info")
+
+    def work() -> None:
+        with bound(stream="flights"):
+            get_logger("t").info("turned")
+
+    for _ in range(2):
+        thread = Thread(target=work)
+        thread.start()
+        thread.join()
+    get_logger("t").info("done")
+    first, second, last = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (
+        (first["process"], first["stream"]) == (second["process"], second["stream"]) == ("daemon", "flights")
+    )
+    assert last["process"] == "daemon"
+    assert "stream" not in last
