@@ -177,6 +177,8 @@ class System:
         Fields of [worker] to change.
     top
         Further keys at the top of cls.toml.
+    serve
+        Fields of [serve] to change.
     """
 
     def __init__(
@@ -186,6 +188,7 @@ class System:
         changes: Changes | None = None,
         worker: Mapping[str, Any] | None = None,
         top: Mapping[str, Any] | None = None,
+        serve: Mapping[str, Any] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -196,7 +199,7 @@ class System:
             name: {**TABLES.get(name, {}), **(changes or {}).get(name, {})}
             for name in {**TABLES, **(changes or {})}
         }
-        _write_config(self.path, values, SERVICE | dict(worker or {}), tables)
+        _write_config(self.path, values, SERVICE | dict(worker or {}), serve or {}, tables)
         self.config: Config = load_config(self.path)
         self.engine: Engine = open_database(self.config.database)
         self.client = httpx.Client(base_url=f"http://{self.config.http.ingest}", timeout=60.0)
@@ -331,11 +334,16 @@ def running(system: System, *names: str) -> Iterator[System]:
 
 
 def _write_config(
-    path: Path, top: Mapping[str, Any], worker: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]
+    path: Path,
+    top: Mapping[str, Any],
+    worker: Mapping[str, Any],
+    serve: Mapping[str, Any],
+    tables: Mapping[str, Mapping[str, Any]],
 ) -> None:
     lines = [f"{name} = {toml_value(value)}" for name, value in top.items() if not isinstance(value, Mapping)]
     lines += ["", "[http]"] + [f'{name} = "{free_address()}"' for name in ("ingest", "serve", "mlflow")]
     lines += ["", "[worker]"] + [f"{name} = {toml_value(value)}" for name, value in worker.items()]
+    lines += ["", "[serve]"] + [f"{name} = {toml_value(value)}" for name, value in serve.items()]
     lines += ["", f"[streams.{STREAM}]", 'task = "regression"']
     for name, fields in tables.items():
         lines += ["", f"[streams.{STREAM}.{name}]"]
