@@ -21,6 +21,7 @@ from cls.domain import Rollout, RolloutState
 from cls.guardrails import Allocation, slow_threshold
 from cls.health import Finding, Health, judge
 from cls.rollout import Step, next_step
+from detectors.anytime import dependent_squares
 
 BEGIN = datetime(2013, 1, 1, tzinfo=UTC)
 CHAMPION, VERSION = 1, 2
@@ -159,7 +160,7 @@ class Simulation:
                 rollout,
                 paired_n=rollout.paired_n + len(drawn),
                 paired_total=rollout.paired_total + float(difference.sum()),
-                paired_squares=rollout.paired_squares + float(difference @ difference),
+                paired_squares=rollout.paired_squares + dependent_squares(difference),
                 base_loss=rollout.base_loss + float(loss_theirs.sum()),
             )
 

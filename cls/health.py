@@ -5,8 +5,9 @@ likes, all of it together sends a version that is as good as its counterpart bac
 the whole rollout. Half of that is for guardrails, half for losses: a quarter for the comparison that begins in the shadow and goes on
 through all steps of the canary, a quarter for the watch.
 
-That holds for rows whose differences of loss do not depend on those before. Where neighbours do depend on each other, they count for more
-than they say, and false alarms become more frequent; a version that is worse for a season is sent back in it.
+That holds for rows whose differences of loss do not depend on those before. Where neighbours do depend on each other they count for less,
+as far as batches of labels are large enough to show it (`detectors.anytime.dependent_squares`); in small batches false alarms become more
+frequent. A version that is worse for a season is sent back in it.
 
 To go on is another question, with another error: a version that is worse by more than `rollout.margin` seems not to be with a probability
 of (1 - `rollout.confidence`) / 2 a stage.

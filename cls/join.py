@@ -16,6 +16,7 @@ from cls.loss_windows import Landed, LossWindows
 from cls.outputs import row_losses
 from cls.ports import Predictions, SampleLog
 from cls.times import from_us
+from detectors.anytime import dependent_squares
 from storage import labels as label_store
 from storage import log as log_store
 from storage import streams as stream_store
@@ -105,7 +106,7 @@ class Joiner:
                 rollout.id,
                 int(both.sum()),
                 float(difference.sum()),
-                float(difference @ difference),
+                dependent_squares(difference[np.argsort(position[both])]),
                 float(theirs[both].sum()),
             )
 

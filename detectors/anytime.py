@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 MINIMUM_ROWS = 30  # first look; earlier the estimated variance means too little
+BLOCK_ROWS = 25  # neighbours that may depend on each other
+LEAST_BLOCKS = 8  # fewer say nothing about how much they do
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,22 @@ class Paired:
         if self.n < 2:
             return math.nan
         return max(self.total_squares - self.n * self.mean**2, 0.0) / (self.n - 1)
+
+
+def dependent_squares(differences: ArrayLike) -> float:
+    """Return the sum of squared differences of a batch in the order of time, raised to what it would be if rows did not depend on each other.
+
+    The variance of a sum of rows that depend on their neighbours is that of the sums of blocks of them, not that of rows (batch means).
+    Where blocks vary more than rows let expect, their squares about the batch's mean take the place of the rows'; never less, so that what
+    is valid for independent rows stays so. A batch of fewer than 200 rows says too little, and counts as it is.
+    """
+    values = np.asarray(differences, dtype=np.float64).ravel()
+    rows = float(values @ values)
+    blocks = values.size // BLOCK_ROWS
+    if blocks < LEAST_BLOCKS:
+        return rows
+    sums = (values[: blocks * BLOCK_ROWS] - values.mean()).reshape(blocks, BLOCK_ROWS).sum(axis=1)
+    return max(rows, float(sums @ sums) / (blocks - 1) / BLOCK_ROWS * values.size)
 
 
 def interval(paired: Paired, alpha: float = 0.05, tuning_n: int = 500) -> tuple[float, float]:
