@@ -185,6 +185,9 @@ def version_record(version: ModelVersion, job: EndedJob | None, artifacts: Artif
             "cls.created_at": version.created_at.isoformat(),
         }
     )
+    tags |= {
+        f"cls.sha256.{name}": sha256 for name, sha256 in version.files.items()
+    }  # so that one file can be trusted
     return VersionRecord(version.stream, version.number, version.digest, version.job_id, files, tags)
 
 

@@ -1,0 +1,350 @@
+"""For those who serve elsewhere: the champion of a stream in their own process, followed by its alias in MLflow.
+
+    from cls.client import Champion
+
+    with Champion("trips", mlflow_uri="http://mlflow:5000") as model:
+        model.predict(dataframe)  # or a mapping from name to values
+        model.version             # whose prediction that was; it changes by itself
+
+A thread looks where `models:/cls-trips@champion` points, downloads what is new, compares hashes and golden rows, and swaps in one step.
+What cannot be had or trusted changes nothing: the version before goes on answering, after a restart, too, from the cache. Models
+"tabular" and "mlp" need numpy alone; others need torch. What was downloaded is data: no code in it is run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls.domain import Json
+from cls.errors import CLSError, Corrupt, NotFound, Unavailable
+from cls.layout import GOLDEN, MODEL, SPEC, check_names, read_json, to_json
+
+log = logging.getLogger("cls.client")
+READERS = {"tabular": "learners.models.tabular_numpy", "mlp": "learners.models.mlp_numpy"}  # numpy alone
+HASH, NUMBER, DIGEST = (
+    "cls.sha256.",
+    "cls.number",
+    "cls.digest",
+)  # tags of a version; the first with a file's name
+MANIFEST, CURRENT = "manifest.json", "current"
+TOLERANCE = 1e-4  # from golden rows, in scales of the target, or of probability
+JSON_BYTES = 64 << 20
+REFUSED_SECONDS = 300.0  # until a version that was refused is tried again
+
+Predict = Callable[[Any], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A version in memory."""
+
+    version: int
+    digest: str
+    predict: Predict
+
+
+class Champion:
+    """Follows the champion of a stream.
+
+    Parameters
+    ----------
+    stream
+        Its name in CLS.
+    mlflow_uri
+        MLflow's tracking URI.
+    cache
+        Directory for what was downloaded; by default ~/.cache/cls.
+    poll_seconds
+        Seconds between two looks at the alias.
+    alias
+        "champion", "previous" or "challenger".
+    models
+        Own models, "module:Class" by name, as `[models]` of cls.toml has them.
+
+    Raises
+    ------
+    Unavailable
+        If MLflow does not answer and nothing is in the cache.
+    NotFound
+        If the alias is not there, and nothing is in the cache.
+    Corrupt
+        If what it points at is not what it should be, and nothing is in the cache.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        *,
+        mlflow_uri: str,
+        cache: str | Path | None = None,
+        poll_seconds: float = 10.0,
+        alias: str = "champion",
+        models: Mapping[str, str] | None = None,
+    ) -> None:
+        check_names([stream, alias])
+        self._name, self._alias, self._uri = f"cls-{stream}", alias, mlflow_uri
+        root = Path.home() / ".cache" / "cls" if cache is None else Path(cache)
+        self._folder = root / stream / alias
+        self._models = dict(models or {})
+        self._refused: dict[str, float] = {}  # digest -> when it may be tried again
+        self.error: str | None = None  # why the last look changed nothing
+        self._current = self._from_cache()
+        if self._current is None:
+            self._current = self._newer(None)
+        else:
+            self._look()
+        self._stop = Event()
+        self._thread = Thread(target=self._follow, args=(poll_seconds,), name=f"cls-{stream}", daemon=True)
+        self._thread.start()
+
+    def predict(self, data: Any) -> NDArray[np.float64]:
+        """Return (N,) predictions in target units, or (N, K) class probabilities.
+
+        Parameters
+        ----------
+        data
+            A pandas DataFrame or a mapping from name to values, with the model's features; missing is NaN or None.
+        """
+        return self._loaded().predict(data)
+
+    @property
+    def version(self) -> int:
+        """Number of the version that answers."""
+        return self._loaded().version
+
+    def close(self) -> None:
+        """Stop following; the version at hand goes on answering."""
+        self._stop.set()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _loaded(self) -> Loaded:
+        assert self._current is not None
+        return self._current
+
+    def _follow(self, seconds: float) -> None:
+        while not self._stop.wait(seconds):
+            self._look()
+
+    def _look(self) -> None:
+        """Swap if there is something new that is sound; whatever goes wrong changes nothing."""
+        try:
+            found = self._newer(self._current)
+        except Exception as error:  # noqa: BLE001 - MLflow, the network, the disk: the version at hand goes on answering
+            reason = f"{type(error).__name__}: {error}"[:1000]
+            if reason != self.error:
+                log.warning("%s@%s stays at version %s: %s", self._name, self._alias, self.version, reason)
+            self.error = reason
+            return
+        self.error = None
+        if found is not self._current:
+            self._current = found
+            log.info("%s@%s is version %s", self._name, self._alias, self.version)
+
+    def _newer(self, current: Loaded | None) -> Loaded | None:
+        """Return what the alias points at, downloaded and tried; the same value if it has not moved."""
+        tags, number = self._pointed_at()
+        digest = tags.get(DIGEST, "")
+        check_names([digest])
+        if current is not None and current.digest == digest:
+            return current
+        if time.monotonic() < self._refused.get(digest, 0.0):
+            raise Corrupt(f"version {tags.get(NUMBER)} was refused; it is tried again later")
+        try:
+            folder = self._folder / digest
+            if not folder.is_dir():
+                self._download(number, tags, folder)
+            loaded = self._load(folder)
+        except Corrupt:
+            shutil.rmtree(self._folder / digest, ignore_errors=True)
+            self._refused[digest] = time.monotonic() + REFUSED_SECONDS
+            raise
+        self._keep(loaded, current)
+        return loaded
+
+    # -- MLflow -------------------------------------------------------------------------------------------------------
+
+    def _pointed_at(self) -> tuple[dict[str, str], str]:
+        """Return the tags of the version that the alias points at, and MLflow's number of it."""
+        from storage.mlflow_setup import configure
+
+        configure()
+        file = self._uri.removeprefix("sqlite:///")
+        if file != self._uri and not Path(file).exists():  # MLflow would make an empty one
+            raise Unavailable(f"MLflow at {self._uri}: there is no {file}")
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+
+        try:
+            found = MlflowClient(self._uri, self._uri).get_model_version_by_alias(self._name, self._alias)
+        except MlflowException as error:
+            missing = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+            kind = NotFound if missing else Unavailable
+            raise kind(f"MLflow at {self._uri}: {self._name}@{self._alias}: {error}") from error
+        except Exception as error:
+            raise Unavailable(f"MLflow at {self._uri}: {type(error).__name__}: {error}") from error
+        return {str(key): str(value) for key, value in found.tags.items()}, str(found.version)
+
+    def _download(self, number: str, tags: Mapping[str, str], folder: Path) -> None:
+        """Lay a version's files into the cache, whole or not at all."""
+        from mlflow.artifacts import download_artifacts
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        hashes = {tag.removeprefix(HASH): value for tag, value in tags.items() if tag.startswith(HASH)}
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=self._folder) as place:
+            wanted = [name for name in (MODEL, SPEC, GOLDEN) if name in hashes]
+            try:
+                for name in wanted or [""]:
+                    download_artifacts(
+                        f"models:/{self._name}/{number}{f'/{name}' if name else ''}",
+                        dst_path=place,
+                        tracking_uri=self._uri,
+                        registry_uri=self._uri,
+                    )
+            except Exception as error:
+                raise Unavailable(f"MLflow at {self._uri}: {type(error).__name__}: {error}") from error
+            if not wanted:  # an older release wrote no hash of each file: the digest is that of all
+                files = [
+                    path for path in Path(place).iterdir() if path.is_file() and path.name != "predict.py"
+                ]
+                hashes = {path.name: _hash(path.read_bytes()) for path in files}
+            manifest: Json = {"version": int(tags.get(NUMBER, number)), "files": hashes}
+            (Path(place) / MANIFEST).write_bytes(to_json(manifest))
+            _verified(Path(place), folder.name)
+            new = Path(place) / "new"
+            new.mkdir()
+            for name in (MODEL, SPEC, GOLDEN, MANIFEST):
+                if (Path(place) / name).is_file():
+                    (Path(place) / name).rename(new / name)
+            try:
+                new.rename(folder)
+            except OSError as error:
+                if not folder.is_dir():  # else another process was faster
+                    raise Unavailable(f"{folder}: {error}") from error
+
+    # -- what was downloaded ------------------------------------------------------------------------------------------
+
+    def _load(self, folder: Path) -> Loaded:
+        """Return a version from the cache, its hashes compared and its golden rows predicted."""
+        version, files = _verified(folder, folder.name)
+        document = read_json(files[SPEC], SPEC, JSON_BYTES)
+        try:
+            name, rebuilt = (
+                document["spec"]["name"],
+                _numpy if document["spec"]["name"] in READERS else _torch,
+            )
+        except (KeyError, TypeError) as error:
+            raise Corrupt(f"{SPEC}: not a checkpoint's specification: {error}") from error
+        try:
+            predict, location, scale = rebuilt(document, files, self._models)
+            if GOLDEN in files:
+                _try(read_json(files[GOLDEN], GOLDEN, JSON_BYTES), predict, location, scale)
+        except CLSError:
+            raise
+        except Exception as error:
+            raise Corrupt(f"version {version}, model {name!r}: {type(error).__name__}: {error}") from error
+        return Loaded(version, folder.name, predict)
+
+    def _from_cache(self) -> Loaded | None:
+        """Return what answered last, if it is there and sound."""
+        digest = "-"
+        try:
+            digest = (self._folder / CURRENT).read_text().strip()
+            check_names([digest])
+            return self._load(self._folder / digest)
+        except FileNotFoundError:
+            return None
+        except Corrupt as error:  # what was changed since is downloaded anew
+            log.warning("%s: the cache is not used: %s", self._name, error)
+            shutil.rmtree(self._folder / digest, ignore_errors=True)
+            return None
+
+    def _keep(self, loaded: Loaded, before: Loaded | None) -> None:
+        """Note in the cache what answers now; it and the version before stay."""
+        part = self._folder / f"{CURRENT}.{os.getpid()}.part"
+        part.write_text(loaded.digest)
+        part.replace(self._folder / CURRENT)
+        kept = {loaded.digest} | ({before.digest} if before else set())
+        for folder in self._folder.iterdir():
+            if folder.is_dir() and folder.name not in kept and not folder.name.startswith("."):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _verified(folder: Path, digest: str) -> tuple[int, dict[str, bytes]]:
+    """Return a version's number and files; raises `Corrupt` unless all are what the digest says."""
+    try:
+        manifest = read_json((folder / MANIFEST).read_bytes(), MANIFEST, JSON_BYTES)
+        hashes, version = dict(manifest["files"]), int(manifest["version"])
+        files = {name: (folder / name).read_bytes() for name in (MODEL, SPEC, GOLDEN) if name in hashes}
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise Corrupt(f"{folder}: {type(error).__name__}: {error}") from error
+    if _hash(to_json(hashes)) != digest:
+        raise Corrupt(f"version {version}: the files listed are not those of digest {digest[:12]}")
+    for name, data in files.items():
+        if _hash(data) != hashes[name]:
+            raise Corrupt(f"version {version}: {name} is not what its hash says")
+    if MODEL not in files or SPEC not in files:
+        raise Corrupt(f"version {version}: it has no {MODEL} or no {SPEC}")
+    return version, files
+
+
+def _numpy(document: Json, files: Mapping[str, bytes], _: Mapping[str, str]) -> tuple[Predict, float, float]:
+    """Return what predicts without torch, and the target's location and scale."""
+    from safetensors.numpy import load
+
+    tensors = load(files[MODEL])
+    predict = import_module(READERS[document["spec"]["name"]]).Predictor(document["spec"], tensors).predict
+    return predict, float(tensors["target_location"]), float(tensors["target_scale"])
+
+
+def _torch(_: Json, files: Mapping[str, bytes], models: Mapping[str, str]) -> tuple[Predict, float, float]:
+    """Return what predicts with torch, and the target's location and scale."""
+    from cls.checkpoints import restore, unpack
+    from detectors.columns import Categorical, Column
+
+    model = restore(unpack(files), models)
+
+    def predict(data: Any) -> NDArray[np.float64]:
+        columns: dict[str, Column] = {
+            name: np.asarray(data[name], dtype=np.float64) for name in model.schema.numeric
+        }
+        columns |= {name: Categorical.of(data[name]) for name in model.schema.categorical}
+        return model.predict(columns)
+
+    return predict, model.target_location.item(), model.target_scale.item()
+
+
+def _try(golden: Json, predict: Predict, location: float, scale: float) -> None:
+    """Predict the golden rows of a version; raises `Corrupt` if it does not answer as where it was made."""
+    wanted = np.asarray(golden["expected"], dtype=np.float64)
+    got = np.asarray(predict(golden["columns"]), dtype=np.float64)
+    if got.shape != wanted.shape:
+        raise Corrupt(f"{GOLDEN}: predictions of shape {got.shape}, expected {wanted.shape}")
+    unit = np.maximum(np.abs(wanted - location), abs(scale)) if wanted.ndim == 1 else np.ones_like(wanted)
+    with np.errstate(invalid="ignore"):
+        off = np.abs(got - wanted) / unit
+    if not (off <= TOLERANCE).all():
+        raise Corrupt(f"{GOLDEN}: a prediction is {np.nanmax(off):.1e} from what it should be")
+
+
+def _hash(data: bytes) -> str:
+    return sha256(data).hexdigest()
