@@ -16,10 +16,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import orjson
 import torch
@@ -32,7 +35,7 @@ from cls.domain import ModelVersion
 from cls.golden import make_golden
 from cls.layout import GOLDEN
 from cls.times import EPOCH
-from detectors.columns import Categorical, Column, Columns
+from detectors.columns import Categorical, Column, Columns, rows_of
 from learners.checkpoint import Checkpoint, prefixed
 from learners.models.tabular import TabularNetwork
 from learners.rows import Rows
@@ -162,10 +165,12 @@ def version_of(base: TabularNetwork, number: int) -> TabularNetwork:
     return model
 
 
-def publish(home: Home, model: TabularNetwork, columns: Columns) -> int:
+def publish(
+    home: Home, model: TabularNetwork, columns: Columns, golden_of: TabularNetwork | None = None
+) -> int:
     """Store a version; returns its number."""
     packed = pack(Checkpoint(model.spec(), prefixed("model", model.state_dict()), {}))
-    packed[GOLDEN] = make_golden(model, columns, SEED).to_json()
+    packed[GOLDEN] = make_golden(golden_of or model, columns, SEED).to_json()
     files = {name: home.artifacts.put(content) for name, content in packed.items()}
     version = ModelVersion(STREAM, 0, manifest_digest(files), None, None, "s", 0, 0, 0, {}, {}, EPOCH, files)
     with transaction(home.engine) as connection:
@@ -210,80 +215,100 @@ def judged(answers: list[Answer], expected: dict[int, Any], scale: float) -> int
     )
 
 
+@contextmanager
+def serving(
+    directory: Path, runtime: str, versions: Callable[[Home], list[int]]
+) -> Iterator[tuple[Home, str]]:
+    """Run `cls serve` on a new home with some versions, of which the first is champion; gives the home and the address."""
+    path, address = directory / "cls.toml", free_address()
+    numeric = ", ".join(f'"{name}"' for name in NUMERIC)
+    path.write_text(CONFIG.format(serve=address, runtime=runtime, numeric=numeric))
+    config = load_config(path)
+    engine = open_database(config.database)
+    upgrade(engine)
+    with transaction(engine) as connection:
+        ensure_stream(connection, STREAM)
+    engine.dispose()
+    home = Home.open(config)
+    make_champion(home, versions(home)[0])
+    command = [sys.executable, "-m", "cls.cli.main", "--config", str(path), "serve"]
+    with (directory / "serve.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            wait_ready(address, server, Path(log.name))
+            yield home, address
+        finally:
+            server.terminate()
+            server.wait(30)
+            home.engine.dispose()
+
+
+def records_of(rows: Columns) -> list[bytes]:
+    """Return each row as the body of a request."""
+    named = {
+        name: [column.vocabulary[code] for code in column.codes]
+        if isinstance(column, Categorical)
+        else column.tolist()
+        for name, column in rows.items()
+    }
+    return [
+        orjson.dumps({"id": f"r{i}", "at": "2013-01-01T00:00:00Z"} | {n: c[i] for n, c in named.items()})
+        for i in range(ROWS)
+    ]
+
+
 def measure(requests: int, swaps: int, connections: int, runtime: str) -> dict[str, Any]:
     """Run `cls serve`, ask without swaps and with them; returns what was seen."""
     rng = np.random.default_rng(SEED)
-    train = data(rng, 4000)
-    rows = data(rng, ROWS)
-    schema = Schema(NUMERIC, CATEGORICAL)
-    base = TabularNetwork.fit_preprocessing(None, schema, Rows(train, rng.normal(size=4000), np.arange(4000)))
-    records = [
-        {
-            "id": f"r{i}",
-            "at": "2013-01-01T00:00:00Z",
-            **{
-                n: c.vocabulary[c.codes[i]] if isinstance(c, Categorical) else c[i].item()
-                for n, c in rows.items()
-            },
-        }
-        for i in range(ROWS)
-    ]
-    bodies = [orjson.dumps(record) for record in records]
+    train, rows = data(rng, 4000), data(rng, ROWS)
+    base = first_network(train)
+    models = [version_of(base, number) for number in range(1, swaps + 2)]
+    published: list[int] = []
+
+    def versions(home: Home) -> list[int]:
+        published.extend(publish(home, model, train) for model in models)
+        return published
+
+    bodies = records_of(rows)
     with tempfile.TemporaryDirectory() as directory:
-        path, address = Path(directory) / "cls.toml", free_address()
-        numeric = ", ".join(f'"{name}"' for name in NUMERIC)
-        path.write_text(CONFIG.format(serve=address, runtime=runtime, numeric=numeric))
-        config = load_config(path)
-        engine = open_database(config.database)
-        upgrade(engine)
-        with transaction(engine) as connection:
-            ensure_stream(connection, STREAM)
-        engine.dispose()
-        home = Home.open(config)
-        models = [version_of(base, number) for number in range(1, swaps + 2)]
-        versions = [publish(home, model, train) for model in models]
-        expected = {v: model.predict(rows) for v, model in zip(versions, models, strict=True)}
-        make_champion(home, versions[0])
-        command = [sys.executable, "-m", "cls.cli.main", "--config", str(path), "serve"]
-        with (Path(directory) / "serve.log").open("wb") as log:
-            server = subprocess.Popen(command, stdout=log, stderr=log)
+        with serving(Path(directory), runtime, versions) as (home, address):
+            ask(address, connections, bodies, requests // 5)  # until it is warm
+            quiet = ask(address, connections, bodies, requests // 2)
+            traffic = Traffic(address, connections)
+            thread, begun = traffic.start(bodies), time.monotonic()
             try:
-                wait_ready(address, server, Path(log.name))
-                ask(address, connections, bodies, requests // 5)  # until it is warm
-                quiet = ask(address, connections, bodies, requests // 2)
-                traffic = Traffic(address, connections)
-                thread, begun = traffic.start(bodies), time.monotonic()
-                try:
-                    delays = swap(home, traffic, versions, requests // swaps + 1, begun)
-                finally:
-                    traffic.stop.set()
-                    thread.join()
-                after = ask(address, connections, bodies, requests // 2)
+                delays = swap(home, traffic, published, requests // swaps + 1, begun)
             finally:
-                server.terminate()
-                server.wait(30)
-        log_text = (Path(directory) / "serve.log").read_text(errors="replace")
-        home.engine.dispose()
-    scale = base.target_scale.item()
+                traffic.stop.set()
+                thread.join()
+            after = ask(address, connections, bodies, requests // 2)
+        chosen = (Path(directory) / "serve.log").read_text(errors="replace").count("runtime chosen")
+    expected = {v: model.predict(rows) for v, model in zip(published, models, strict=True)}
+    failures = traffic.failures + quiet.failures + after.failures
     return {
         "answers": len(traffic.answers),
-        "failed": len(traffic.failures) + len(quiet.failures) + len(after.failures),
-        "failures": (traffic.failures + quiet.failures + after.failures)[:5],
-        "wrong": judged(traffic.answers + quiet.answers + after.answers, expected, scale),
+        "failed": len(failures),
+        "failures": failures[:5],
+        "wrong": judged(traffic.answers + quiet.answers + after.answers, expected, base.target_scale.item()),
         "versions": len({one.version for one in traffic.answers}),
         "delays": delays,
         "quiet": milliseconds(quiet.answers + after.answers),
         "swapping": milliseconds(traffic.answers),
         "quiet_per_second": (per_second(quiet.answers) + per_second(after.answers)) / 2,
         "swapping_per_second": per_second(traffic.answers),
-        "runtimes_chosen": log_text.count("runtime chosen"),
+        "runtimes_chosen": chosen,
     }
+
+
+def first_network(train: Columns) -> TabularNetwork:
+    """Return the network that all versions are built like."""
+    count, schema = rows_of(train), Schema(NUMERIC, CATEGORICAL)
+    target = np.random.default_rng(SEED).normal(size=count)
+    return TabularNetwork.fit_preprocessing(None, schema, Rows(train, target, np.arange(count)))
 
 
 def wait_ready(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until the server is ready; raises `TimeoutError` with the end of its log."""
-    import httpx
-
     until = time.monotonic() + 60
     while time.monotonic() < until and server.poll() is None:
         try:
