@@ -70,8 +70,7 @@ def _timestamp(column: Derivation) -> Schema:
 
 def _text(column: Derivation) -> Schema:
     return {
-        "description": f"{column.name}: free text; null where it is missing",
-        "type": ["string", "number", "boolean", "null"],
+        "description": f"{column.name}: free text; null where it is missing; what is no text is read as its JSON"
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 
 from cls.config import SchemaConfig, load_config
 from cls.demo.running import cls_command, free_address
@@ -28,6 +29,7 @@ from learners.rows import Rows
 from learners.schema import Schema
 from tests.publishing import new_home, publish
 
+pytestmark = pytest.mark.timeout(240)
 ROOT = Path(__file__).parents[2]
 COLUMNS: dict[str, Any] = {
     "numeric": ["x"],
@@ -109,7 +111,10 @@ def test_the_inbox_is_as_its_document_says(tmp_path: Path) -> None:
         shown = httpx.get(f"http://{config.http.ingest}/openapi.json").json()
         assert shown == json.loads(json.dumps(intake_document(config)))
         row = example(config.streams["flights"].columns) | {"y": 1.5}
-        attack(config.http.ingest, row, "--max-examples", "10")
+        alike = (
+            "/churn/(train|promote|rollback|pause|resume|approve|abort|rollouts|requests)"  # of one stream do
+        )
+        attack(config.http.ingest, row, "--max-examples", "4", "--exclude-path-regex", alike)
 
 
 def test_predictions_are_as_their_document_says(tmp_path: Path) -> None:
@@ -121,4 +126,4 @@ def test_predictions_are_as_their_document_says(tmp_path: Path) -> None:
     with process(path, "serve", config.http.serve, "/readyz"):
         shown = httpx.get(f"http://{config.http.serve}/openapi.json").json()
         assert shown == json.loads(json.dumps(predict_document(config)))
-        attack(config.http.serve, example(config.streams["flights"].columns), "--max-examples", "40")
+        attack(config.http.serve, example(config.streams["flights"].columns), "--max-examples", "15")
