@@ -338,7 +338,7 @@ def test_a_year_of_rows_makes_no_scrape_slow(engine: Engine, fresh: None) -> Non
     assert found[sample("cls_dead_letters", stream="s")] == 10_000  # no further
     assert found[sample("cls_ingest_waiting_requests", stream="s")] == 10_000
     assert counted < 3.0
-    assert min(seconds) < 0.25
+    assert min(seconds) < 0.25, seconds
     assert len(found) < 400
 
 
@@ -365,13 +365,13 @@ def test_a_database_that_hangs_holds_up_no_scrape(
     honest = measures._figures
 
     def hanging(connection: Any) -> Any:
-        time.sleep(1.0)
+        time.sleep(2.0)
         return honest(connection)
 
     monkeypatch.setattr(measures, "_figures", hanging)
     began = time.perf_counter()
     found = read(measures)
-    assert time.perf_counter() - began < 0.8
+    assert time.perf_counter() - began < 1.5
     assert found[sample("cls_database_up")] == 0
     assert found[sample("cls_events_total", stream="s")] == 0  # as last read, with its age
     assert found[sample("cls_figures_age_seconds")] > 0.2
