@@ -9,7 +9,6 @@ from contextlib import suppress
 from decimal import Decimal
 from functools import partial
 from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from cls.cells import BLANK, Mask, categories, numbers
 from cls.errors import BadData
-from cls.records import to_table
+from cls.records import cells, to_table
 from cls.typed import derived
 from detectors.columns import Categorical, Column
 from detectors.derivation import Derivation
@@ -87,6 +86,7 @@ class FeatureReader:
         derived_names = {name for column in self._typed for name in column.names}
         self._numeric = [name for name in numeric if name not in derived_names]
         self._categorical = [name for name in categorical if name not in derived_names]
+        self._plain = (*self._numeric, *self._categorical)
         self._typed_names = [column.name for column in self._typed]
         self._raw = {*self._numeric, *self._categorical, *self._typed_names}
         self.features = (*numeric, None, *categorical)  # equal where two readers read the same
@@ -108,9 +108,9 @@ class FeatureReader:
 
     def columns(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
         """Return the columns of records that `check` has passed, maybe of several requests at once."""
-        cells = _cells(records, (*self._numeric, *self._categorical))
-        columns: dict[str, Column] = {**_matrix(cells[: len(self._numeric)], self._numeric)}
-        for name, texts in zip(self._categorical, cells[len(self._numeric) :], strict=True):
+        found = cells(records, self._plain)
+        columns: dict[str, Column] = {**_matrix(found[: len(self._numeric)], self._numeric)}
+        for name, texts in zip(self._categorical, found[len(self._numeric) :], strict=True):
             columns[name] = _categories(texts, name)
         return columns | _derived(records, self._typed) if self._typed else columns
 
@@ -132,16 +132,6 @@ class FeatureReader:
         return columns
 
 
-def _cells(records: Sequence[Mapping[str, Any]], names: tuple[str, ...]) -> list[Sequence[Any]]:
-    """Return values by column, None where a record lacks one."""
-    if len(names) > 1:
-        try:
-            return list(zip(*map(itemgetter(*names), records), strict=True))
-        except KeyError:
-            pass
-    return [[record.get(name) for record in records] for name in names]
-
-
 def _matrix(cells_FN: Sequence[Sequence[Any]], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     """Return numbers. Where all cells are numbers one conversion does for all, with the same result."""
     with suppress(TypeError, OverflowError):  # text, null; an integer beyond the largest float
@@ -150,7 +140,7 @@ def _matrix(cells_FN: Sequence[Sequence[Any]], names: Sequence[str]) -> dict[str
         )
         if not np.isinf(values_FN).any():
             return dict(zip(names, values_FN, strict=True))
-    return {name: _numbers(cells, name) for name, cells in zip(names, cells_FN, strict=True)}
+    return {name: _numbers(row, name) for name, row in zip(names, cells_FN, strict=True)}
 
 
 def _derived(records: Sequence[Mapping[str, Any]], typed: Sequence[Derivation]) -> dict[str, Column]:
@@ -167,9 +157,9 @@ def _refuse(name: str, table: pa.Table, mask: Mask, reason: str) -> None:
         raise FeatureError(f"row {row}: {reason}: {_shown(table.column(name)[row].as_py())}", name, row)
 
 
-def _numbers(cells: Sequence[Any], name: str) -> NDArray[np.float64]:
-    values = np.empty(len(cells))
-    for row, value in enumerate(cells):
+def _numbers(column: Sequence[Any], name: str) -> NDArray[np.float64]:
+    values = np.empty(len(column))
+    for row, value in enumerate(column):
         number = value if type(value) is float else _number(value)
         if number is None:
             raise FeatureError(f"row {row}: feature {name!r} is not a number: {_shown(value)}", name, row)
@@ -198,14 +188,16 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _categories(cells: Sequence[Any], name: str) -> Categorical:
-    if set(map(type, cells)) == {str}:
-        index = {text: code for code, text in enumerate(dict.fromkeys(cells))}
-        return Categorical(np.array([index[text] for text in cells], np.int32), tuple(index))
-    for row, value in enumerate(cells):
+def _categories(column: Sequence[Any], name: str) -> Categorical:
+    if set(map(type, column)) == {str}:
+        index = dict.fromkeys(column)
+        for code, text in enumerate(index):
+            index[text] = code
+        return Categorical(np.fromiter(map(index.__getitem__, column), np.int32, len(column)), tuple(index))
+    for row, value in enumerate(column):
         if isinstance(value, dict | list | bytes):
             raise FeatureError(f"row {row}: feature {name!r} is not a category: {_shown(value)}", name, row)
-    return Categorical.of([text_of(value) for value in cells])
+    return Categorical.of([text_of(value) for value in column])
 
 
 def text_of(value: Any) -> str | None:

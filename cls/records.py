@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -18,8 +19,6 @@ import pyarrow as pa
 
 from cls.domain import Json
 from cls.errors import BadData
-
-_NESTED = {dict, list}
 
 
 def to_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -34,9 +33,18 @@ def to_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def table_of(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> pa.Table:
     """Return these columns of records, as `to_table` would; what every record lacks is left out."""
-    found = {name: [record.get(name) for record in records] for name in names}
-    columns = {name: _column(values) for name, values in found.items()}
+    columns = dict(zip(names, map(_column, cells(records, names)), strict=True))
     return pa.table({name: column for name, column in columns.items() if column.null_count < len(records)})
+
+
+def cells(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Sequence[Any]]:
+    """Return values by column, None where a record lacks one."""
+    if len(names) > 1 and records:
+        try:
+            return list(zip(*map(itemgetter(*names), records), strict=True))
+        except KeyError:
+            pass
+    return [[record.get(name) for record in records] for name in names]
 
 
 def parse_json(data: bytes) -> Any:
@@ -94,12 +102,15 @@ def parse_lines(data: bytes) -> pa.Table:
     return to_table(records)
 
 
-def _column(values: list[Any]) -> pa.Array:
-    try:
-        if _NESTED.isdisjoint(map(type, values)):
-            return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-        pass
+def _column(values: Sequence[Any]) -> pa.Array:
+    if not values or type(values[0]) not in (dict, list):
+        try:
+            array = pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+            pass
+        else:
+            if not pa.types.is_nested(array.type):
+                return array
     return pa.array([_text(value) for value in values], pa.string())
 
 

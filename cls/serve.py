@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -36,6 +37,7 @@ from storage.inbox import Inbox
 from storage.streams import sign_in
 
 FOLLOW_SECONDS = 0.1
+SWITCH_SECONDS = 0.0005  # for which a thread that writes the log, say, may keep the event loop from running; Python's own is ten times as long
 START_SECONDS = 15.0  # for which the first champions are waited for, at most
 SIGN_SECONDS = 5.0
 TALLY_SECONDS = 1.0
@@ -59,6 +61,7 @@ def serve(config: Config, stop: threading.Event) -> None:
         If the stores or the address cannot be opened.
     """
     torch.set_num_threads(1)
+    sys.setswitchinterval(SWITCH_SECONDS)
     home = Home.open(config)
     models = ModelCache(
         home.engine, home.artifacts, config.models, _VERSIONS_PER_STREAM * len(config.streams) + 1

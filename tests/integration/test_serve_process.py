@@ -200,7 +200,7 @@ def test_classes_come_as_arrow_with_a_column_of_probabilities_each(home: Home, t
 
 def test_the_end_answers_what_is_in_flight_and_loses_no_row_of_the_log(home: Home, tmp_path: Path) -> None:
     publish(home, "flights", ONE)
-    config = config_of(tmp_path / "home", batch_delay_ms=1000)
+    config = config_of(tmp_path / "home", batch_delay_ms=800, deadline_ms=30_000)
     found: list[httpx.Response] = []
     with serving(config) as (client, stop):
         asked = threading.Thread(

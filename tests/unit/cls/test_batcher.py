@@ -57,6 +57,7 @@ class World:
     ) -> None:
         columns = {"numeric": ["x"], "categorical": ["c"], "key": "id", "event_time": "at", "target": "y"}
         streams = {"s": {"task": "regression", "schema": columns}}
+        serve = {"deadline_ms": 60_000} | serve
         config = Config.model_validate({"serve": serve, "streams": streams}, by_alias=True, by_name=False)
         self.found: Any = Route(champion, challenger, share, 7, "canary-0")  # type: ignore[arg-type]
         self.offered: list[Answered] = []
@@ -165,7 +166,7 @@ def test_a_large_request_goes_in_pieces_and_lets_a_small_one_pass() -> None:
 
 
 def test_a_full_queue_is_refused_and_what_waits_too_long_is_not_predicted() -> None:
-    world = World(Fake(1, during=lambda _: time.sleep(0.3)), batch_rows=1, queue_rows=3, deadline_ms=100)
+    world = World(Fake(1, during=lambda _: time.sleep(1.0)), batch_rows=1, queue_rows=3, deadline_ms=400)
 
     async def later(i: int) -> Answer:
         await asyncio.sleep(0.02 * i)
@@ -207,7 +208,7 @@ def test_quick_versions_run_on_the_loop_and_slow_ones_do_not_block_it() -> None:
 
 def test_with_a_delay_rows_wait_for_each_other_and_a_full_batch_waits_no_longer() -> None:
     fake = Fake(1)
-    world = World(fake, batch_delay_ms=200, batch_rows=8)
+    world = World(fake, batch_delay_ms=500, batch_rows=8)
 
     async def later(i: int) -> Answer:
         await asyncio.sleep(0.005 * i)
@@ -216,11 +217,11 @@ def test_with_a_delay_rows_wait_for_each_other_and_a_full_batch_waits_no_longer(
     began = time.monotonic()
     together(*(later(i) for i in range(4)))
     assert fake.batches == [4]
-    assert time.monotonic() - began >= 0.19
+    assert time.monotonic() - began >= 0.49
     began = time.monotonic()
     together(*(world.ask(row(i)) for i in range(8)))
     assert fake.batches == [4, 8]
-    assert time.monotonic() - began < 0.15
+    assert time.monotonic() - began < 0.4
 
 
 def test_a_champion_that_raises_fails_its_batch_alone_and_says_nothing_of_its_inside() -> None:
