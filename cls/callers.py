@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from cls.addresses import host_of, is_literal, is_loopback
 
+STRANGER = "cls.stranger"  # in a request's ASGI scope: whether it came in where others need a token
 Header = TypeVar("Header")
 _MANY = 1000  # headers remembered at most: strangers choose them
 

@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cls.addresses import is_loopback
-from cls.callers import Hosts, Origins
+from cls.callers import STRANGER, Hosts, Origins
 from cls.config import Config, HttpConfig
 from cls.rates import Rates
 from cls.token_book import Refusal, TokenBook
@@ -36,7 +36,9 @@ KINDS = {
     "predict": "predict",
     **dict.fromkeys(("train", "rollback", "promote", "pause", "resume", "approve", "abort"), "operate"),
 }
-OPEN = frozenset({"/healthz", "/readyz"})  # to everyone, so that supervisors need no token
+OPEN = frozenset(
+    {"/healthz", "/readyz"}
+)  # to everyone, so that supervisors need no token; strangers get no details
 OPEN_HERE = frozenset({"/openapi.json"})  # to everyone on the loopback
 TOKEN = "cls.token"  # noqa: S105 - the key of the request's Token, or None, in its ASGI scope
 
@@ -113,8 +115,11 @@ class Guard:
                 await _answer(send, 204, b"", _preflight(origin))
                 return
             send = _shared(send, origin)
-        if refusal is None and scope["path"] not in self._open:
-            refusal = self._refusal(scope, authorization)
+        if refusal is None:
+            if scope["path"] in self._open:
+                scope[STRANGER] = self._needed
+            else:
+                refusal = self._refusal(scope, authorization)
         if refusal is None:
             await self._app(scope, receive, send)
         else:

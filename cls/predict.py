@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cls.answers import Answers, wants_arrow
 from cls.batcher import Lane
+from cls.callers import STRANGER
 from cls.config import Config, SchemaConfig
 from cls.domain import Json
 from cls.features import FeatureError
@@ -215,9 +216,10 @@ class _Predictions:
     async def _health(self, _request: Request) -> Response:
         return answer(200, {"status": "ok"})
 
-    async def _ready(self, _request: Request) -> Response:
+    async def _ready(self, request: Request) -> Response:
         ready = self._follower.ready
-        return answer(200 if ready else 503, {"ready": ready, "streams": self._follower.state()})
+        state = {} if request.scope.get(STRANGER) else self._follower.state()
+        return answer(200 if ready else 503, {"ready": ready, "streams": state})
 
     async def _streams(self, _request: Request) -> Response:
         return answer(200, {"streams": [{"stream": n, **s} for n, s in self._follower.state().items()]})

@@ -13,7 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from cls.callers import STRANGER
 from cls.errors import CLSError
+from cls.logging import redact
 from cls.measures import Measures, Turning
 from cls.web import answer
 from storage.schema import check
@@ -77,9 +79,10 @@ class Readiness:
             found.append(str(error))
         return found
 
-    async def _ready(self, _request: Request) -> Response:
+    async def _ready(self, request: Request) -> Response:
         faults = await run_in_threadpool(self.faults)
-        return answer(503 if faults else 200, {"ready": not faults, "reasons": faults})
+        told = [] if request.scope.get(STRANGER) else [redact(fault) for fault in faults]
+        return answer(503 if faults else 200, {"ready": not faults, "reasons": told})
 
     async def _metrics(self, request: Request) -> Response:
         body, content_type = await run_in_threadpool(self.measures.page, request.headers.get("accept", ""))

@@ -151,6 +151,7 @@ def test_a_door_with_tls_answers_those_who_have_a_token_and_trust_it(
     with house.daemon() as log, httpx.Client(base_url=door, verify=trust, trust_env=False) as client:
         sent = {"Authorization": f"Bearer {ingest}"}
         assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").json()["reasons"] == []
         assert client.get("/openapi.json").status_code == 401
         assert client.post(EVENTS, json=ROW).status_code == 401
         assert client.post(EVENTS, json=ROW, headers={"Authorization": f"Bearer {read}"}).status_code == 403

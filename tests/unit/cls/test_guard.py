@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine
 
+from cls.callers import STRANGER
 from cls.config import Config
 from cls.guard import TOKEN, Guard, scope_of
 from cls.token_book import TokenBook
@@ -50,9 +51,10 @@ class Door:
         config = Config.model_validate({"http": {"ingest": listening, **http}})
         self.guard = Guard(self._app, config.http, listening, self.book, lambda: self.now)
         self.token: Token | None = None
+        self.stranger: bool | None = None
 
     async def _app(self, scope: Any, _receive: Any, send: Any) -> None:
-        self.token = scope.get(TOKEN)
+        self.token, self.stranger = scope.get(TOKEN), scope.get(STRANGER)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"x-app", b"1")]})
         await send({"type": "http.response.body", "body": b"{}"})
 
@@ -222,9 +224,14 @@ def test_without_a_token_only_the_loopback_answers(listening: str, required: boo
 @pytest.mark.parametrize(("listening", "openapi"), [(LOOPBACK, 200), (OUTSIDE, 401)])
 def test_supervisors_need_no_token(listening: str, openapi: int) -> None:
     door = Door(listening, require_tokens=True)
-    assert [door(path).status for path in ("/healthz", "/readyz")] == [200, 200]
+    assert [(door(path).status, door.stranger) for path in ("/healthz", "/readyz")] == [(200, True)] * 2
     assert [door(path).status for path in ("/healthz/", "//healthz", "/healthz/x", "/HEALTHZ")] == [401] * 4
     assert door("/openapi.json").status == openapi
+
+
+def test_on_an_open_door_nobody_is_a_stranger() -> None:
+    door = Door(LOOPBACK)
+    assert (door("/readyz").status, door.stranger) == (200, False)
 
 
 def test_a_token_in_the_address_is_not_read() -> None:
