@@ -14,19 +14,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
-from cls.arms import stage_name
 from cls.config import ServeConfig
-from cls.domain import Json, Rollout, RolloutState
+from cls.domain import Json
 from cls.errors import CLSError, Corrupt, Temporary
 from cls.logging import get_logger
 from cls.models import LoadedModel, ModelCache
 from cls.onnx_graph import Graphs
 from cls.runtime import choose
+from cls.wanted import Wanted, read_wanted
 from detectors.columns import Categorical, Column
 from storage.db import reading
-from storage.versions import champion, rollouts_in
 
 RETRY_SECONDS = 5.0  # between two tries to load a version that was refused
 PATIENCE_SECONDS = 0.5  # that a look waits for versions which it has begun to load
@@ -45,24 +44,6 @@ class Route:
     share: float = 0.0  # of the keys that the challenger answers
     rollout: int = 0  # 0: none
     stage: str = "champion"  # see `cls.arms.stage_name`
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What the database says of a stream."""
-
-    champion: int | None = None
-    challenger: int | None = None  # of a canary
-    share: float = 0.0
-    rollout: int = 0
-    stage: str = "champion"
-    spare: frozenset[int] = frozenset()  # to be resident besides
-
-    @property
-    def versions(self) -> list[int]:
-        """Those to be resident, the most urgent first."""
-        answering = [version for version in (self.champion, self.challenger) if version is not None]
-        return answering + sorted(self.spare - {*answering}, reverse=True)
 
 
 class _Load(threading.Thread):
@@ -113,7 +94,7 @@ class Follower:
         self._on_error = on_error
         self._streams = tuple(streams)
         self._routes: dict[str, Route] = {}
-        self._wanted = dict.fromkeys(self._streams, _Wanted())
+        self._wanted = dict.fromkeys(self._streams, Wanted())
         self._resident: dict[tuple[str, int], LoadedModel] = {}
         self._loads: dict[tuple[str, int], _Load] = {}
         self._choosing: dict[tuple[str, int], _Load] = {}  # at most one that is alive
@@ -158,7 +139,7 @@ class Follower:
         """Look who is to serve and switch. Raises `Unavailable`; what serves goes on serving."""
         with self._polling:
             with reading(self._engine) as connection:
-                self._wanted = {name: _read(connection, name) for name in self._streams}
+                self._wanted = {name: read_wanted(connection, name) for name in self._streams}
             begun = self._begin()
             self._switch()
             deadline = time.monotonic() + PATIENCE_SECONDS
@@ -254,7 +235,7 @@ class Follower:
         if self._on_error is not None and answers and not isinstance(error, Temporary):
             self._on_error(stream, wanted.rollout, wanted.stage, version)
 
-    def _swap(self, stream: str, wanted: _Wanted) -> None:
+    def _swap(self, stream: str, wanted: Wanted) -> None:
         now = self._routes.get(stream)
         if wanted.champion is None:
             return
@@ -275,40 +256,6 @@ class Follower:
             _log.info("champion serves", stream=stream, version=route.champion.version, previous=before)
         if route.challenger is not None:
             _log.info("canary serves", stream=stream, version=route.challenger.version, share=route.share)
-
-
-def _read(connection: Connection, stream: str) -> _Wanted:
-    found = champion(connection, stream)
-    if found is None:
-        return _Wanted()
-    states = (RolloutState.WAITING, RolloutState.SHADOW, RolloutState.CANARY, RolloutState.WATCHING)
-    under_way = rollouts_in(connection, stream, *states)
-    spare = {found.previous} | {rollout.version for rollout in under_way}
-    spare |= {rollout.parent for rollout in under_way}
-    wanted = _Wanted(found.version, spare=frozenset(version for version in spare if version is not None))
-    stage = _stage(under_way, found.version)
-    if stage is None:
-        return wanted
-    canary = stage.state == RolloutState.CANARY
-    return _Wanted(
-        found.version,
-        stage.version if canary else None,
-        stage.share if canary else 0.0,
-        stage.id,
-        stage_name("canary" if canary else "champion", stage.step),
-        wanted.spare,
-    )
-
-
-def _stage(under_way: Sequence[Rollout], serving: int) -> Rollout | None:
-    """Return the rollout that answers belong to: one under way beside its champion, else one that is watched."""
-    for rollout in under_way:
-        if rollout.state in (RolloutState.SHADOW, RolloutState.CANARY) and rollout.parent == serving:
-            return rollout
-    for rollout in under_way:
-        if rollout.state == RolloutState.WATCHING and rollout.version == serving:
-            return rollout
-    return None
 
 
 def _facts(route: Route) -> tuple[object, ...]:
