@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +22,8 @@ from sqlalchemy.exc import OperationalError
 from cls.config_http import WebhookConfig
 from cls.webhooks import GIVE_UP_AFTER, deliver_next, run_webhook
 from storage.announcements import announce
-from storage.db import read_clock, reading, transaction
+from storage.db import open_database, read_clock, reading, transaction
+from storage.outbox import post
 from storage.streams import read_ledger
 from storage.tables import announcements, webhooks
 from storage.webhooks import SqlWebhooks, drop_announcements, resume, standings
@@ -429,3 +432,46 @@ def test_announcements_go_when_all_are_past_them_or_they_are_too_old_but_the_new
     while deliver_next("ops", hook, rows):
         pass
     assert receiver.kinds[-1] == "rollout.last"
+
+
+REPORTER = """
+import sys
+from pathlib import Path
+from threading import Event
+from cls.config import load_config
+from cls.reporter import run_reporter
+run_reporter(load_config(Path(sys.argv[1])), Event())
+"""
+
+
+def test_the_reporter_tells_webhooks_though_mlflow_does_not_answer(
+    sqlite_template: str, tmp_path: Path, receiver: Receiver
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
+        mlflow = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        config = tmp_path / "cls.toml"
+        config.write_text(
+            f'home = "home"\nmlflow_uri = "{mlflow}"\n[webhooks.ops]\nurl = "{receiver.url}"\n'
+            'secret_env = "HOOK_SECRET"\nallow_private = true\n'
+        )
+        (tmp_path / "home").mkdir()
+        shutil.copy(sqlite_template, tmp_path / "home" / "cls.db")
+        engine = open_database(f"sqlite:///{tmp_path / 'home' / 'cls.db'}")
+        with transaction(engine) as connection:
+            post(connection, "trips", "aliases", {})  # what keeps the outbox busy with MLflow
+        reporter = subprocess.Popen([sys.executable, "-c", REPORTER, str(config)])
+        try:
+            until(lambda: _begun(engine), 60)
+            say(engine, "rollout.promoted")
+            until(lambda: receiver.received, 10)
+        finally:
+            reporter.kill()
+            reporter.wait(10)
+            engine.dispose()
+    assert receiver.kinds == ["rollout.promoted"]
+    assert receiver.received[0].signed_by(SECRET)
+
+
+def _begun(engine: Engine) -> bool:
+    with reading(engine) as connection:
+        return connection.execute(select(webhooks.c.name)).first() is not None

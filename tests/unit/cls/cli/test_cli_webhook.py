@@ -8,6 +8,8 @@ import pytest
 from sqlalchemy import select
 
 from cls.config_http import WebhookConfig
+from cls.config_webhooks import KINDS
+from cls.domain import RolloutState
 from cls.webhooks import deliver_next
 from storage.announcements import announce
 from storage.db import open_database, transaction
@@ -116,6 +118,13 @@ def test_faults_are_told_with_their_place(
     assert fault["place"] == place
     assert words in fault["message"]
     assert "short-and-known" not in fault["message"]
+
+
+def test_whatever_a_rollout_becomes_can_be_asked_for() -> None:
+    told = {"promoted" if state == RolloutState.WATCHING else state.value for state in RolloutState} | {
+        "held"
+    }
+    assert {f"rollout.{kind}" for kind in told} == {kind for kind in KINDS if kind.startswith("rollout.")}
 
 
 def test_a_webhook_as_it_should_be_has_no_fault(cli: Cli, receiver: Receiver) -> None:
