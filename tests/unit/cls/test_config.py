@@ -515,7 +515,10 @@ def test_template_loads_and_equals_the_defaults(tmp_path: Path) -> None:
     assert load_config(path) == Config(home=tmp_path / ".cls")
 
 
-def test_template_uncommented_is_valid_and_equals_the_defaults(tmp_path: Path) -> None:
+def test_template_uncommented_is_valid_and_equals_the_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLS_WEBHOOK_SECRET", "s" * 32)
     shown = [line for line in config_template().splitlines() if "unset by default" not in line]
     text = re.sub(r"(?m)^# (?=[a-z_]+ = |\[)", "", "\n".join(shown))
     path = write(tmp_path, text)
