@@ -16,6 +16,7 @@ from collections import deque
 
 from cls.batch import Computed, Piece, compute
 from cls.features import FeatureError, FeatureReader
+from cls.logging import get_logger
 from cls.parts import Part
 from cls.settle import Seat, Shared, settle
 from cls.web import Problem
@@ -23,6 +24,7 @@ from cls.web import Problem
 INLINE_SECONDS = 0.002  # a batch that is expected to take longer runs in a thread
 _GROWTH = 1.1  # by which one slow batch raises, at most, what the next one is expected to take
 _UNKNOWN_SECONDS = 1.0  # that a version's first batch is expected to take
+_log = get_logger(__name__)
 
 
 class Lane:
@@ -103,7 +105,13 @@ class Lane:
 
     def _finish(self, seat: Seat, rows: int, computed: Computed) -> None:
         self._learn(rows, computed.seconds)
-        passed_on = settle(computed, seat, self._shared)
+        try:
+            passed_on = settle(computed, seat, self._shared)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not stop the lane for ever
+            _log.error("batch not answered", stream=seat.model.stream, error=str(error), exc_info=error)
+            passed_on = []
+            for piece in computed.pieces:
+                piece.part.answer(Problem(500, "this request could not be answered"))
         for piece in computed.pieces:
             part, left = piece.part, piece.part.number - piece.stop
             if left and not part.done.done() and part not in passed_on:

@@ -42,6 +42,7 @@ from cls.web import ARROW_STREAM, Limits, Problem, Rows, answer, http_app, read_
 
 INLINE_BYTES = 64 << 10  # larger bodies are read, and their answers written, off the event loop
 INLINE_ROWS = 1000
+HELD_BODIES = 4  # large bodies that are held at once, at most, each of `serve.body_bytes`
 _JSON, _ARROW = b"application/json", ARROW_STREAM.encode()
 _log = get_logger(__name__)
 
@@ -87,6 +88,7 @@ class _Predictions:
         self._shared = shared
         self._metrics = metrics
         self._settings = config.serve
+        self._held = 0  # bytes of large bodies that are here, or on their way
         self._limits = Limits(config.serve.body_bytes, config.serve.body_rows)
         self._schemas = {name: settings.columns for name, settings in config.streams.items()}
         self._lanes = {name: Lanes(schema, shared) for name, schema in self._schemas.items()}
@@ -141,8 +143,31 @@ class _Predictions:
         champion, canary = self._lanes[name].follow(route)
         if (full := champion.refusal(1)) is not None:  # before anything is read
             raise full
+        content_type, accept, size = _headers(scope, self._limits.body_bytes)
+        if size <= INLINE_BYTES:
+            return await self._answer(name, route, champion, canary, scope, receive, content_type, accept)
+        if self._held and self._held + size > HELD_BODIES * self._limits.body_bytes:
+            raise Problem(
+                429, "too many large requests at once; send it again later", retry_after=1.0, reason="queue"
+            )
+        self._held += size
+        try:
+            return await self._answer(name, route, champion, canary, scope, receive, content_type, accept)
+        finally:
+            self._held -= size
+
+    async def _answer(
+        self,
+        name: str,
+        route: Route,
+        champion: Lane,
+        canary: Lane | None,
+        scope: Scope,
+        receive: Receive,
+        content_type: str,
+        accept: bytes,
+    ) -> tuple[int, bytes, bytes]:
         data = await receive_body(scope["headers"], receive, self._limits.body_bytes)
-        content_type, accept = _headers(scope)
         if len(data) <= INLINE_BYTES:
             rows = read_rows(content_type, data, "rows", self._limits)
         else:
@@ -234,15 +259,19 @@ class _Predictions:
         raise Problem(404, f"no stream is called {name!r}; known: {', '.join(known) or 'none'}", known=known)
 
 
-def _headers(scope: Scope) -> tuple[str, bytes]:
-    """Return content type and Accept."""
-    content_type, accept = b"", b""
+def _headers(scope: Scope, limit: int) -> tuple[str, bytes, int]:
+    """Return content type, Accept, and the bytes of the body: those declared, else as many as it may have."""
+    content_type, accept, size = b"", b"", 0
     for name, value in scope["headers"]:
         if name == b"content-type":
             content_type = value
         elif name == b"accept":
             accept = value
-    return content_type.decode("latin-1"), accept
+        elif name == b"content-length" and value.isdigit():
+            size = min(int(value), limit)
+        elif name == b"transfer-encoding":
+            size = limit
+    return content_type.decode("latin-1"), accept, size
 
 
 def _wants_log(scope: Scope, rows: Rows) -> bool:

@@ -87,7 +87,11 @@ class World:
             "path": f"/v1/streams/{stream}/predict",
             "query_string": b"",
             "client": ("127.0.0.1", 1),
-            "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+            "headers": [
+                (b"host", b"localhost"),
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(data)),
+            ],
         }
         await self.app(scope, receive, send)
         headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
@@ -178,6 +182,16 @@ def test_a_full_queue_is_refused_and_what_waits_too_long_is_not_predicted() -> N
     assert statuses[1:4] == [503] * 3
     assert 429 in statuses[4:]
     assert all(int(headers["retry-after"]) >= 1 for status, headers, _ in answers if status != 200)
+
+
+def test_large_bodies_are_held_up_to_a_bound_and_small_requests_pass() -> None:
+    world = World(Fake(1, during=lambda _: time.sleep(0.05)), body_bytes=100_000)
+    large = [row(i, note="x" * 80_000) for i in range(12)]
+    answers = together(*(world.ask(body) for body in large), world.ask(row(1)))
+    statuses = [status for status, _, _ in answers]
+    assert statuses[-1] == 200
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) >= 4 + 1
 
 
 def test_quick_versions_run_on_the_loop_and_slow_ones_do_not_block_it() -> None:
