@@ -17,14 +17,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from typer.testing import CliRunner
 
 from cls.checkpoints import pack
+from cls.cli.main import app
 from cls.domain import ModelVersion
 from cls.errors import Corrupt, Refused
 from cls.export import MANIFEST, TOLERANCE, Format, export, made_up, plain
 from cls.export_onnx import onnx_predictor
 from cls.golden import make_golden
 from cls.layout import GOLDEN, MODEL
+from cls.ports import ArtifactStore
 from detectors.columns import Categorical, Column
 from learners.checkpoint import Checkpoint, prefixed
 from learners.models.base import Model
@@ -32,7 +35,11 @@ from learners.models.network import wrapping
 from learners.models.registry import load
 from learners.rows import Rows
 from learners.schema import Schema
-from storage.artifacts import MemoryArtifacts
+from storage.artifacts import DiskArtifacts, MemoryArtifacts
+from storage.db import open_database, transaction
+from storage.schema import upgrade
+from storage.streams import ensure_stream
+from storage.versions import add_version
 
 MIXED = Schema(("distance", "prediction", "wind speed"), ("carrier", "never"))
 NUMBERS = Schema(("distance", "prediction", "wind speed"))
@@ -66,7 +73,7 @@ def classes_of(schema: Schema) -> Schema:
     return dataclasses.replace(schema, task="classification", classes=("no", "yes", "perhaps"))
 
 
-def stored(model: Model, artifacts: MemoryArtifacts, *, golden: bool = True) -> ModelVersion:
+def stored(model: Model, artifacts: ArtifactStore, *, golden: bool = True) -> ModelVersion:
     files = pack(Checkpoint(model.spec(), prefixed("model", model.state_dict()), {}))
     if golden:
         files[GOLDEN] = make_golden(model, table(model.schema).columns, seed=1).to_json()
@@ -305,3 +312,46 @@ def test_an_export_that_predicts_something_else_is_refused(tmp_path: Path) -> No
     with pytest.raises(Corrupt):
         export(dataclasses.replace(version, files=lost), artifacts, tmp_path / "lost", models={})
     assert list(tmp_path.iterdir()) == []
+
+
+CONFIG = """\
+home = "home"
+[streams.trips]
+task = "regression"
+[streams.trips.schema]
+numeric = ["distance", "prediction", "wind speed"]
+timestamp = ["left"]
+key = "id"
+event_time = "at"
+target = "y"
+"""
+
+
+def test_the_command_writes_a_version_and_says_what(tmp_path: Path) -> None:
+    config = tmp_path / "cls.toml"
+    config.write_text(CONFIG)
+    engine = open_database(f"sqlite:///{tmp_path / 'home' / 'cls.db'}")
+    upgrade(engine)
+    version = stored(trained("mlp", NUMBERS), DiskArtifacts(tmp_path / "home" / "artifacts"))
+    with transaction(engine) as connection:
+        ensure_stream(connection, "trips")
+        number = add_version(connection, dataclasses.replace(version, job_id=None, parent=None))
+    engine.dispose()
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["--config", str(config), "models", "export", "trips", *arguments])
+
+    none = run("--to", str(tmp_path / "out"))
+    assert (none.exit_code, none.output) == (3, "cls: stream trips has no champion yet\n")
+    done = run(str(number), "--to", str(tmp_path / "out"), "--format", "onnx", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["version"], found["format"]) == (number, "onnx")
+    assert found["tried_rows"] > 200
+    assert set(found["files"]) == {"model.onnx", "README.md"}
+    assert "left.hour" in (tmp_path / "out" / "README.md").read_text()
+    again = run(str(number), "--to", str(tmp_path / "out"))
+    assert again.exit_code == 1
+    assert "--force" in again.output
+    assert run(str(number), "--to", str(tmp_path / "out"), "--force").exit_code == 0
+    assert run("99", "--to", str(tmp_path / "no")).exit_code == 3
