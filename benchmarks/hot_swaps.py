@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import subprocess
 import sys
 import tempfile
@@ -372,7 +373,8 @@ def main() -> None:
     text = (
         f"{chosen.connections} connections, one row each, the client on the same machine; runtime {chosen.runtime}. Every fifth swap goes "
         "back to the predecessor, which is resident; the others fetch, verify, try and warm up a version first. "
-        "What is without swaps was asked before them and after them."
+        "What is without swaps was asked before them and after them. Load average of the machine meanwhile: "
+        f"{os.getloadavg()[0]:.0f}; times are of a busy machine where that is above 3."
     )
     where = {} if chosen.out is None else {"directory": chosen.out}
     path = write_results(
