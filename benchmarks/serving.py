@@ -31,6 +31,7 @@ from benchmarks.serving_figures import (
     BATCH,
     BATCH_MANY,
     CANARY,
+    CLS,
     MANY,
     NETWORKS,
     ONE,
@@ -59,6 +60,7 @@ from learners.checkpoint import Checkpoint
 SHADOW_PAIRS = 10
 SHADOWED_ROWS_PER_SECOND = 4_000.0  # that the log grows by meanwhile: about what is served
 WARM_SECONDS = 0.7
+CHOSEN = "runtime chosen"  # what `cls serve` logs once it knows what runs a version fastest
 LOADS = {ONE: (1, 1), MANY: (1, 32), BATCH: (100, 1), BATCH_MANY: (100, 32)}
 
 
@@ -133,7 +135,9 @@ def bare_seconds(checkpoint: Checkpoint, columns: Columns, times: int = 300) -> 
 @contextmanager
 def canary(home: ServingHome, server: Server, flights: Flights) -> Iterator[None]:
     """Hold version 2 as the canary of a quarter of the keys; both versions have answered before the block runs."""
+    chosen = server.said(CHOSEN)
     with home.rollout(RolloutState.CANARY, share=0.25):
+        server.await_words(CHOSEN, chosen + 1)
         seen, until = set(), time.monotonic() + 20.0
         with httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
             while seen != {1, 2}:
@@ -184,7 +188,7 @@ def measure_network(
     weights = sum(parameter.numel() for parameter in network.parameters())
     addresses = [free_address() for _ in range(4)]
     ports = [int(address.rpartition(":")[2]) for address in addresses]
-    home = ServingHome(folder / "home", addresses[0], checkpoint, hidden)
+    home = ServingHome(folder / "home", addresses[0], checkpoint, hidden, flights.columns)
     asked = Asked(flights, network, folder / "asked")
     with ExitStack() as stack:
         stack.callback(home.close)
@@ -200,6 +204,8 @@ def measure_network(
             stack.callback(servers[-1].end)
         for server in servers:
             server.await_ready(flights.asked[:1])
+            if server.name == CLS:
+                server.await_words(CHOSEN)
             server.pause()
         ours_server = servers[0]
         contenders = [Contender(server.name, server) for server in servers]

@@ -16,12 +16,13 @@ import pyarrow.compute as pc
 from sqlalchemy import insert, update
 
 from benchmarks.serving_network import SPEC, WEIGHTS
-from cls.checkpoints import pack
+from cls.checkpoints import pack, restore
 from cls.config import load_config
 from cls.demo.flights import CATEGORICAL, NUMERIC, load_flights
 from cls.demo.settings import STREAM, TABLES
 from cls.domain import Batch, ModelVersion, RolloutState
-from cls.layout import MODEL, to_json
+from cls.golden import make_golden
+from cls.layout import GOLDEN, MODEL, to_json
 from cls.times import EPOCH
 from cls.toml_text import toml_key, toml_value
 from detectors.columns import Categorical, Columns
@@ -103,9 +104,15 @@ class ServingHome:
         Where everything goes.
     address
         host:port of `cls serve`.
+    checkpoint, hidden
+        The network, and the width of its hidden layers.
+    held_out
+        Rows that golden ones are made of.
     """
 
-    def __init__(self, folder: Path, address: str, checkpoint: Checkpoint, hidden: Sequence[int]) -> None:
+    def __init__(
+        self, folder: Path, address: str, checkpoint: Checkpoint, hidden: Sequence[int], held_out: Columns
+    ) -> None:
         folder.mkdir(parents=True)
         self.config_path = folder / "cls.toml"
         self.config_path.write_text(_config(address, hidden))
@@ -114,7 +121,9 @@ class ServingHome:
         upgrade(engine)
         engine.dispose()
         self._home = Home.open(config)
-        files = {name: self._home.artifacts.put(data) for name, data in pack(checkpoint).items()}
+        golden = make_golden(restore(checkpoint), held_out, SEED)
+        packed = pack(checkpoint) | {GOLDEN: golden.to_json()}
+        files = {name: self._home.artifacts.put(data) for name, data in packed.items()}
         version = ModelVersion(
             STREAM, 0, manifest_digest(files), None, None, "s", 0, 0, 0, {}, {}, EPOCH, files
         )

@@ -96,6 +96,18 @@ class Server:
                 raise SystemExit(f"{self.name} does not answer ({last}):\n{self._log.read_text()[-3000:]}")
             time.sleep(0.2)
 
+    def said(self, words: str) -> int:
+        """Return how often its log has some words."""
+        return self._log.read_text(errors="replace").count(words)
+
+    def await_words(self, words: str, times: int = 1) -> None:
+        """Wait until its log has some words so often; raises `SystemExit` if they do not come."""
+        until = time.monotonic() + READY_SECONDS
+        while self.said(words) < times:
+            if time.monotonic() > until:
+                raise SystemExit(f"{self.name} does not say {words!r}:\n{self._log.read_text()[-3000:]}")
+            time.sleep(0.05)
+
     def pause(self) -> None:
         """Stop all its processes: while another server is measured, they take nothing."""
         os.killpg(self.pid, signal.SIGSTOP)
