@@ -18,10 +18,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from hashlib import sha256
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Self
@@ -29,32 +26,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cls.client_files import MANIFEST, Loaded, hash_of, load_version, verified
 from cls.domain import Json
-from cls.errors import CLSError, Corrupt, NotFound, Unavailable
-from cls.layout import GOLDEN, MODEL, SPEC, check_names, read_json, to_json
+from cls.errors import Corrupt, NotFound, Unavailable
+from cls.layout import GOLDEN, MODEL, SPEC, check_names, to_json
 
 log = logging.getLogger("cls.client")
-READERS = {"tabular": "learners.models.tabular_numpy", "mlp": "learners.models.mlp_numpy"}  # numpy alone
-HASH, NUMBER, DIGEST = (
-    "cls.sha256.",
-    "cls.number",
-    "cls.digest",
-)  # tags of a version; the first with a file's name
-MANIFEST, CURRENT = "manifest.json", "current"
-TOLERANCE = 1e-4  # from golden rows, in scales of the target, or of probability
-JSON_BYTES = 64 << 20
+CURRENT = "current"  # file with the digest of what answers now
+HASH, NUMBER, DIGEST = "cls.sha256.", "cls.number", "cls.digest"  # tags; the first goes before a file's name
 REFUSED_SECONDS = 300.0  # until a version that was refused is tried again
-
-Predict = Callable[[Any], NDArray[np.float64]]
-
-
-@dataclass(frozen=True, eq=False)
-class Loaded:
-    """A version in memory."""
-
-    version: int
-    digest: str
-    predict: Predict
 
 
 class Champion:
@@ -173,7 +153,7 @@ class Champion:
             folder = self._folder / digest
             if not folder.is_dir():
                 self._download(number, tags, folder)
-            loaded = self._load(folder)
+            loaded = load_version(folder, self._models)
         except Corrupt:
             shutil.rmtree(self._folder / digest, ignore_errors=True)
             self._refused[digest] = time.monotonic() + REFUSED_SECONDS
@@ -226,10 +206,10 @@ class Champion:
                 files = [
                     path for path in Path(place).iterdir() if path.is_file() and path.name != "predict.py"
                 ]
-                hashes = {path.name: _hash(path.read_bytes()) for path in files}
+                hashes = {path.name: hash_of(path.read_bytes()) for path in files}
             manifest: Json = {"version": int(tags.get(NUMBER, number)), "files": hashes}
             (Path(place) / MANIFEST).write_bytes(to_json(manifest))
-            _verified(Path(place), folder.name)
+            verified(Path(place), folder.name)
             new = Path(place) / "new"
             new.mkdir()
             for name in (MODEL, SPEC, GOLDEN, MANIFEST):
@@ -243,34 +223,13 @@ class Champion:
 
     # -- what was downloaded ------------------------------------------------------------------------------------------
 
-    def _load(self, folder: Path) -> Loaded:
-        """Return a version from the cache, its hashes compared and its golden rows predicted."""
-        version, files = _verified(folder, folder.name)
-        document = read_json(files[SPEC], SPEC, JSON_BYTES)
-        try:
-            name, rebuilt = (
-                document["spec"]["name"],
-                _numpy if document["spec"]["name"] in READERS else _torch,
-            )
-        except (KeyError, TypeError) as error:
-            raise Corrupt(f"{SPEC}: not a checkpoint's specification: {error}") from error
-        try:
-            predict, location, scale = rebuilt(document, files, self._models)
-            if GOLDEN in files:
-                _try(read_json(files[GOLDEN], GOLDEN, JSON_BYTES), predict, location, scale)
-        except CLSError:
-            raise
-        except Exception as error:
-            raise Corrupt(f"version {version}, model {name!r}: {type(error).__name__}: {error}") from error
-        return Loaded(version, folder.name, predict)
-
     def _from_cache(self) -> Loaded | None:
         """Return what answered last, if it is there and sound."""
         digest = "-"
         try:
             digest = (self._folder / CURRENT).read_text().strip()
             check_names([digest])
-            return self._load(self._folder / digest)
+            return load_version(self._folder / digest, self._models)
         except FileNotFoundError:
             return None
         except Corrupt as error:  # what was changed since is downloaded anew
@@ -287,64 +246,3 @@ class Champion:
         for folder in self._folder.iterdir():
             if folder.is_dir() and folder.name not in kept and not folder.name.startswith("."):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _verified(folder: Path, digest: str) -> tuple[int, dict[str, bytes]]:
-    """Return a version's number and files; raises `Corrupt` unless all are what the digest says."""
-    try:
-        manifest = read_json((folder / MANIFEST).read_bytes(), MANIFEST, JSON_BYTES)
-        hashes, version = dict(manifest["files"]), int(manifest["version"])
-        files = {name: (folder / name).read_bytes() for name in (MODEL, SPEC, GOLDEN) if name in hashes}
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise Corrupt(f"{folder}: {type(error).__name__}: {error}") from error
-    if _hash(to_json(hashes)) != digest:
-        raise Corrupt(f"version {version}: the files listed are not those of digest {digest[:12]}")
-    for name, data in files.items():
-        if _hash(data) != hashes[name]:
-            raise Corrupt(f"version {version}: {name} is not what its hash says")
-    if MODEL not in files or SPEC not in files:
-        raise Corrupt(f"version {version}: it has no {MODEL} or no {SPEC}")
-    return version, files
-
-
-def _numpy(document: Json, files: Mapping[str, bytes], _: Mapping[str, str]) -> tuple[Predict, float, float]:
-    """Return what predicts without torch, and the target's location and scale."""
-    from safetensors.numpy import load
-
-    tensors = load(files[MODEL])
-    predict = import_module(READERS[document["spec"]["name"]]).Predictor(document["spec"], tensors).predict
-    return predict, float(tensors["target_location"]), float(tensors["target_scale"])
-
-
-def _torch(_: Json, files: Mapping[str, bytes], models: Mapping[str, str]) -> tuple[Predict, float, float]:
-    """Return what predicts with torch, and the target's location and scale."""
-    from cls.checkpoints import restore, unpack
-    from detectors.columns import Categorical, Column
-
-    model = restore(unpack(files), models)
-
-    def predict(data: Any) -> NDArray[np.float64]:
-        columns: dict[str, Column] = {
-            name: np.asarray(data[name], dtype=np.float64) for name in model.schema.numeric
-        }
-        columns |= {name: Categorical.of(data[name]) for name in model.schema.categorical}
-        return model.predict(columns)
-
-    return predict, model.target_location.item(), model.target_scale.item()
-
-
-def _try(golden: Json, predict: Predict, location: float, scale: float) -> None:
-    """Predict the golden rows of a version; raises `Corrupt` if it does not answer as where it was made."""
-    wanted = np.asarray(golden["expected"], dtype=np.float64)
-    got = np.asarray(predict(golden["columns"]), dtype=np.float64)
-    if got.shape != wanted.shape:
-        raise Corrupt(f"{GOLDEN}: predictions of shape {got.shape}, expected {wanted.shape}")
-    unit = np.maximum(np.abs(wanted - location), abs(scale)) if wanted.ndim == 1 else np.ones_like(wanted)
-    with np.errstate(invalid="ignore"):
-        off = np.abs(got - wanted) / unit
-    if not (off <= TOLERANCE).all():
-        raise Corrupt(f"{GOLDEN}: a prediction is {np.nanmax(off):.1e} from what it should be")
-
-
-def _hash(data: bytes) -> str:
-    return sha256(data).hexdigest()
