@@ -14,7 +14,7 @@ from cls.errors import Corrupt
 from cls.features import FeatureError, FeatureReader
 from cls.models import LoadedModel
 from cls.parts import Floats, Part
-from detectors.columns import Column, concat, take
+from detectors.columns import Column, Columns, concat, take
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,7 @@ class Computed:
 
     pieces: list[Piece]  # in the order of the values: those read here first, then those read beforehand
     records: list[Json]  # of those read here
+    columns: Columns  # the same, as they were read
     refused: list[tuple[Part, FeatureError]]
     values: Floats | None  # None if the model raised, or nothing was left to predict
     error: Exception | None
@@ -70,9 +71,10 @@ def compute(model: LoadedModel, reader: FeatureReader, pieces: Sequence[Piece]) 
     known = [piece for piece in pieces if piece.part.columns is not None]
     refused: list[tuple[Part, FeatureError]] = []
     records: list[Json] = []
+    block: Columns = {}
     values, failure = None, None
     try:
-        blocks: list[dict[str, Column]] = []
+        blocks: list[Columns] = []
         if fresh:
             try:
                 block, records = _read(reader, fresh)
@@ -86,7 +88,7 @@ def compute(model: LoadedModel, reader: FeatureReader, pieces: Sequence[Piece]) 
             _check(model, values, sum(piece.rows for piece in (*fresh, *known)))
     except Exception as error:  # noqa: BLE001 - a model may raise anything; the other versions go on
         values, failure = None, error
-    return Computed([*fresh, *known], records, refused, values, failure, time.perf_counter() - began)
+    return Computed([*fresh, *known], records, block, refused, values, failure, time.perf_counter() - began)
 
 
 def _read(reader: FeatureReader, fresh: Sequence[Piece]) -> tuple[dict[str, Column], list[Json]]:

@@ -22,6 +22,7 @@ from cls.typed import derived
 from detectors.columns import Categorical, Column
 from detectors.derivation import Derivation
 
+_NUMBER_OR_NULL = {float, int, type(None)}
 _NOT_DIGITS = frozenset("_")  # float() reads 1_000, ingest does not
 
 
@@ -133,13 +134,16 @@ class FeatureReader:
 
 
 def _matrix(cells_FN: Sequence[Sequence[Any]], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Return numbers. Where all cells are numbers one conversion does for all, with the same result."""
+    """Return numbers. Where all cells are numbers or null one conversion does for all, with the same result."""
+    values_FN: NDArray[np.float64] | None = None
     with suppress(TypeError, OverflowError):  # text, null; an integer beyond the largest float
-        values_FN = np.frombuffer(array("d", chain.from_iterable(cells_FN))).reshape(
-            len(names), len(cells_FN[0]) if names else 0
-        )
-        if not np.isinf(values_FN).any():
-            return dict(zip(names, values_FN, strict=True))
+        flat = np.frombuffer(array("d", chain.from_iterable(cells_FN)))
+        values_FN = flat.reshape(len(names), len(cells_FN[0]) if names else 0)
+    if values_FN is None and set(map(type, chain.from_iterable(cells_FN))) <= _NUMBER_OR_NULL:
+        with suppress(OverflowError):
+            values_FN = np.array(cells_FN, np.float64)  # null becomes NaN
+    if values_FN is not None and not np.isinf(values_FN).any():
+        return dict(zip(names, values_FN, strict=True))
     return {name: _numbers(row, name) for name, row in zip(names, cells_FN, strict=True)}
 
 

@@ -25,6 +25,7 @@ from cls.errors import Temporary
 from cls.ingest import PREDICTION, VERSION
 from cls.logging import get_logger
 from cls.records import table_of
+from detectors.columns import Categorical, Column, Columns, concat
 from storage.inbox import Inbox
 
 FLUSH_SECONDS = 0.05
@@ -41,6 +42,7 @@ class Answered:
     rows: Any  # records, or a pyarrow.Table
     prediction: NDArray[np.float64]  # (N,) in target units, or indices of classes
     version: int
+    columns: Columns | None = None  # features of records, read already: nobody has to read them twice
 
     def __len__(self) -> int:
         return len(self.prediction)
@@ -121,7 +123,7 @@ class PredictionLog:
             return rows
         names = self._names[stream]
         records = [{name: record[name] for name in names if name in record} for record in rows.rows]
-        return Answered(records, rows.prediction, rows.version)
+        return Answered(records, rows.prediction, rows.version, rows.columns)
 
     @staticmethod
     def _group(waiting: deque[Answered]) -> list[Answered]:
@@ -157,14 +159,39 @@ def logged_names(schema: SchemaConfig) -> tuple[str, ...]:
 
 
 def log_table(group: Sequence[Answered], names: tuple[str, ...]) -> pa.Table:
-    """Return rows as a table of events, each with its prediction and the version that made it."""
-    records = chain.from_iterable(
-        one.rows.select([name for name in names if name in one.rows.column_names]).to_pylist()
-        if isinstance(one.rows, pa.Table)
-        else one.rows
-        for one in group
+    """Return rows as a table of events, each with its prediction and the version that made it.
+
+    Features that were read for the prediction are written as they were read: ingest reads them in the same way.
+    """
+    records = list(
+        chain.from_iterable(
+            one.rows.select([name for name in names if name in one.rows.column_names]).to_pylist()
+            if isinstance(one.rows, pa.Table)
+            else one.rows
+            for one in group
+        )
     )
-    table = table_of(list(records), names)
-    prediction = np.concatenate([one.prediction for one in group])
-    version = np.repeat([one.version for one in group], [len(one) for one in group])
-    return table.append_column(PREDICTION, pa.array(prediction)).append_column(VERSION, pa.array(version))
+    read = _read_already(group, names)
+    table = table_of(records, [name for name in names if name not in read])
+    columns = dict(zip(table.column_names, table.columns, strict=True)) | read
+    columns[PREDICTION] = pa.array(np.concatenate([one.prediction for one in group]))
+    versions = [np.full(len(one), one.version, np.int64) for one in group]
+    columns[VERSION] = pa.array(np.concatenate(versions))
+    return pa.table(columns)
+
+
+def _read_already(group: Sequence[Answered], names: tuple[str, ...]) -> dict[str, pa.Array]:
+    """Return the columns that all rows of a group have been read to."""
+    found = [one.columns for one in group if one.columns is not None]
+    if len(found) < len(group):
+        return {}
+    common = [name for name in names if all(name in columns for columns in found)]
+    joined = concat([{name: columns[name] for name in common} for columns in found]) if common else {}
+    return {name: _array(column) for name, column in joined.items()}
+
+
+def _array(column: Column) -> pa.Array:
+    if isinstance(column, Categorical):
+        codes = pa.array(column.codes, mask=column.codes < 0)
+        return pa.array(column.vocabulary, pa.string()).take(codes)
+    return pa.array(column, from_pandas=True)  # NaN is null

@@ -117,7 +117,7 @@ def settle(computed: Computed, seat: Seat, shared: Shared) -> list[Part]:
 def _answer_all(computed: Computed, values: Floats, value: Floats, seat: Seat, shared: Shared) -> None:
     """Answer a batch of whole requests that all go to the log: the usual case, logged at once."""
     model, offset = seat.model, 0
-    taken = shared.log.offer(model.stream, Answered(computed.records, value, model.version))
+    taken = shared.log.offer(model.stream, Answered(computed.records, value, model.version, computed.columns))
     for piece in computed.pieces:
         rows = piece.rows
         piece.part.answer(Predicted(values[offset : offset + rows], model, rows if taken else 0))
