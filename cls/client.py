@@ -9,13 +9,14 @@
 A thread looks where `models:/cls-trips@champion` points, downloads what is new, compares hashes and golden rows, and swaps in one step.
 What cannot be had or trusted changes nothing: the version before goes on answering, after a restart, too, from the cache. Models
 "tabular" and "mlp" need numpy alone; others need torch. What was downloaded is data: no code in it is run.
+
+The hashes come from the same MLflow as the files. They find damage, and artifacts that were swapped behind MLflow's back; who may
+write to MLflow's registry decides what is predicted.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -26,13 +27,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cls.client_cache import Cache
 from cls.client_files import MANIFEST, Loaded, hash_of, load_version, verified
 from cls.domain import Json
-from cls.errors import Corrupt, NotFound, Unavailable
-from cls.layout import GOLDEN, MODEL, SPEC, check_names, to_json
+from cls.errors import CLSError, Corrupt, NotFound, Unavailable
+from cls.layout import GOLDEN, MODEL, SPEC, to_json
 
 log = logging.getLogger("cls.client")
-CURRENT = "current"  # file with the digest of what answers now
 HASH, NUMBER, DIGEST = "cls.sha256.", "cls.number", "cls.digest"  # tags; the first goes before a file's name
 REFUSED_SECONDS = 300.0  # until a version that was refused is tried again
 
@@ -47,7 +48,7 @@ class Champion:
     mlflow_uri
         MLflow's tracking URI.
     cache
-        Directory for what was downloaded; by default ~/.cache/cls.
+        Directory for what was downloaded; by default ~/.cache/cls. Below it nobody else may write.
     poll_seconds
         Seconds between two looks at the alias.
     alias
@@ -63,6 +64,8 @@ class Champion:
         If the alias is not there, and nothing is in the cache.
     Corrupt
         If what it points at is not what it should be, and nothing is in the cache.
+    Refused
+        If the cache is somebody else's or others may write to it, or the model is not installed.
     """
 
     def __init__(
@@ -75,10 +78,9 @@ class Champion:
         alias: str = "champion",
         models: Mapping[str, str] | None = None,
     ) -> None:
-        check_names([stream, alias])
         self._name, self._alias, self._uri = f"cls-{stream}", alias, mlflow_uri
         root = Path.home() / ".cache" / "cls" if cache is None else Path(cache)
-        self._folder = root / stream / alias
+        self._cache = Cache(root, stream, alias)
         self._models = dict(models or {})
         self._refused: dict[str, float] = {}  # digest -> when it may be tried again
         self.error: str | None = None  # why the last look changed nothing
@@ -144,21 +146,20 @@ class Champion:
         """Return what the alias points at, downloaded and tried; the same value if it has not moved."""
         tags, number = self._pointed_at()
         digest = tags.get(DIGEST, "")
-        check_names([digest])
+        folder = self._cache.folder(digest)
         if current is not None and current.digest == digest:
             return current
         if time.monotonic() < self._refused.get(digest, 0.0):
             raise Corrupt(f"version {tags.get(NUMBER)} was refused; it is tried again later")
         try:
-            folder = self._folder / digest
             if not folder.is_dir():
                 self._download(number, tags, folder)
             loaded = load_version(folder, self._models)
         except Corrupt:
-            shutil.rmtree(self._folder / digest, ignore_errors=True)
+            self._cache.drop(digest)
             self._refused[digest] = time.monotonic() + REFUSED_SECONDS
             raise
-        self._keep(loaded, current)
+        self._cache.keep(digest, current.digest if current else None)
         return loaded
 
     # -- MLflow -------------------------------------------------------------------------------------------------------
@@ -188,9 +189,8 @@ class Champion:
         """Lay a version's files into the cache, whole or not at all."""
         from mlflow.artifacts import download_artifacts
 
-        self._folder.mkdir(parents=True, exist_ok=True)
         hashes = {tag.removeprefix(HASH): value for tag, value in tags.items() if tag.startswith(HASH)}
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=self._folder) as place:
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=self._cache.path) as place:
             wanted = [name for name in (MODEL, SPEC, GOLDEN) if name in hashes]
             try:
                 for name in wanted or [""]:
@@ -224,25 +224,13 @@ class Champion:
     # -- what was downloaded ------------------------------------------------------------------------------------------
 
     def _from_cache(self) -> Loaded | None:
-        """Return what answered last, if it is there and sound."""
-        digest = "-"
+        """Return what answered last, if it is there and sound; whatever is wrong with it, MLflow is asked instead."""
+        folder = None
         try:
-            digest = (self._folder / CURRENT).read_text().strip()
-            check_names([digest])
-            return load_version(self._folder / digest, self._models)
-        except FileNotFoundError:
-            return None
-        except Corrupt as error:  # what was changed since is downloaded anew
+            folder = self._cache.current()
+            return None if folder is None else load_version(folder, self._models)
+        except (CLSError, OSError, ValueError) as error:
             log.warning("%s: the cache is not used: %s", self._name, error)
-            shutil.rmtree(self._folder / digest, ignore_errors=True)
+            if folder is not None and isinstance(error, Corrupt):  # what was changed since is downloaded anew
+                self._cache.drop(folder.name)
             return None
-
-    def _keep(self, loaded: Loaded, before: Loaded | None) -> None:
-        """Note in the cache what answers now; it and the version before stay."""
-        part = self._folder / f"{CURRENT}.{os.getpid()}.part"
-        part.write_text(loaded.digest)
-        part.replace(self._folder / CURRENT)
-        kept = {loaded.digest} | ({before.digest} if before else set())
-        for folder in self._folder.iterdir():
-            if folder.is_dir() and folder.name not in kept and not folder.name.startswith("."):
-                shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls.domain import Json
-from cls.errors import CLSError, Corrupt
+from cls.errors import CLSError, Corrupt, Refused
 from cls.layout import GOLDEN, MODEL, SPEC, read_json, to_json
 
 READERS = {"tabular": "learners.models.tabular_numpy", "mlp": "learners.models.mlp_numpy"}  # numpy alone
@@ -50,6 +50,8 @@ def load_version(folder: Path, models: Mapping[str, str]) -> Loaded:
             _try(read_json(files[GOLDEN], GOLDEN, JSON_BYTES), predict, location, scale)
     except CLSError:
         raise
+    except ImportError as error:  # nothing is wrong with the files
+        raise Refused(f"model {name!r} needs more than is installed here: {error}") from error
     except Exception as error:
         raise Corrupt(f"version {version}, model {name!r}: {type(error).__name__}: {error}") from error
     return Loaded(version, folder.name, predict)

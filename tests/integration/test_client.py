@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -19,17 +20,20 @@ import pandas as pd
 import pytest
 import torch
 
-from cls.client import Champion
-from cls.errors import Corrupt, NotFound, Unavailable
+from cls.client import DIGEST, Champion
+from cls.client_cache import CURRENT
+from cls.client_files import MANIFEST, hash_of, load_version
+from cls.errors import Corrupt, NotFound, Refused, Unavailable
 from cls.layout import GOLDEN, MODEL
 from cls.registry import version_record
 from detectors.columns import Categorical, Column
 from learners.models.base import Model
+from learners.models.network import wrapping
 from learners.schema import Schema
 from storage.artifacts import MemoryArtifacts, manifest_digest
 from storage.mlflow_registry import MlflowRegistry
 from storage.mlflow_setup import configure
-from tests.integration.test_export import MIXED, NUMBERS, stored, trained
+from tests.integration.test_export import MIXED, NUMBERS, Own, stored, table, trained
 
 configure()
 pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow
@@ -75,7 +79,8 @@ class Store:
         return Path(source.removeprefix("file://")) / name
 
     def follow(self, **options: Any) -> Champion:
-        return Champion("trips", mlflow_uri=self.uri, cache=self.cache, **{"poll_seconds": 0.05, **options})
+        given = {"mlflow_uri": self.uri, "cache": self.cache, "poll_seconds": 0.05, **options}
+        return Champion("trips", **given)
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +211,120 @@ def test_a_cache_that_was_changed_is_not_used(store: Store) -> None:
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\x80\x3f")
     with store.follow() as model:  # downloaded again
         assert (model.predict(ROWS) == answer).all()
+
+
+@pytest.mark.parametrize("note", [b"{victim}", b"../../victim", b"..", b".", b"", b"\xff\xfe\0", b"current"])
+def test_a_note_that_leads_out_of_the_cache_leads_nowhere(store: Store, tmp_path: Path, note: bytes) -> None:
+    store.put(1, trained("mlp", NUMBERS))
+    store.champion(1)
+    with store.follow() as model:
+        answer = model.predict(ROWS)
+    victim = tmp_path / "cache" / "victim"
+    (victim / "deep").mkdir(parents=True)
+    [weights] = store.cache.rglob(MODEL)
+    (store.cache / "trips" / "champion" / CURRENT).write_bytes(
+        note.replace(b"{victim}", str(victim).encode())
+    )
+    away = store.file.rename(store.file.with_suffix(".away"))
+    with pytest.raises(Unavailable):  # MLflow is asked
+        store.follow()
+    assert (victim / "deep").is_dir()
+    assert weights.is_file()
+    away.rename(store.file)
+    with store.follow() as model:
+        assert (model.predict(ROWS) == answer).all()
+
+
+@pytest.mark.parametrize("digest", ["../../victim", "{victim}", "..", ""])
+def test_a_tag_that_is_a_path_is_refused_before_anything_is_touched(
+    store: Store, tmp_path: Path, digest: str
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    victim = tmp_path / "cache" / "victim"
+    (victim / "deep").mkdir(parents=True)
+    store.put(1, trained("mlp", NUMBERS))
+    store.champion(1)
+    MlflowClient(store.uri, store.uri).set_model_version_tag(
+        "cls-trips", "1", DIGEST, digest.format(victim=victim)
+    )
+    with pytest.raises(Corrupt, match="no file"):
+        store.follow()
+    assert (victim / "deep").is_dir()
+    assert list((store.cache / "trips" / "champion").iterdir()) == []
+
+
+def test_files_whose_hashes_are_not_those_of_the_registry_are_refused(store: Store) -> None:
+    """Each file fits the manifest beside it; the manifest does not fit the version."""
+    store.put(1, trained("mlp", NUMBERS))
+    store.champion(1)
+    with store.follow() as model:
+        answer = model.predict(ROWS)
+    [weights] = store.cache.rglob(MODEL)
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\x80\x3f")
+    manifest = json.loads(weights.with_name(MANIFEST).read_text())
+    del manifest["files"][GOLDEN]
+    manifest["files"][MODEL] = hash_of(weights.read_bytes())
+    weights.with_name(MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(Corrupt, match="not those of digest"):
+        load_version(weights.parent, {})
+    with store.follow() as model:
+        assert (model.predict(ROWS) == answer).all()
+
+
+def test_a_cached_version_that_cannot_be_used_here_does_not_keep_mlflow_from_being_asked(
+    store: Store,
+) -> None:
+    torch.manual_seed(0)
+    own = wrapping("own", Own).fit_preprocessing({}, NUMBERS, table(NUMBERS))
+    store.put(1, own)
+    store.put(2, trained("mlp", NUMBERS))
+    store.champion(1)
+    models = {"own": "tests.integration.test_export:Own"}
+    with store.follow(models=models) as model:
+        assert model.version == 1
+    [weights] = store.cache.rglob(MODEL)
+    store.champion(2)
+    with store.follow() as model:
+        assert model.version == 2
+    assert weights.is_file()  # nothing is wrong with it
+    store.champion(1)
+    with store.follow(cache=store.cache.with_name("new"), models=models) as model:
+        assert model.version == 1
+    with pytest.raises(Refused, match="own"):
+        store.follow(cache=store.cache.with_name("other"))
+
+
+def test_what_another_process_has_just_downloaded_stays(store: Store) -> None:
+    for number in (1, 2, 3):
+        store.put(number, another(trained("mlp", NUMBERS), 0.1 * number))
+    store.champion(1)
+    with store.follow() as model:
+        fresh, old = (store.cache / "trips" / "champion" / name for name in ("fresh", "old"))
+        for folder in (fresh, old):
+            folder.mkdir()
+        os.utime(old, (0, 0))
+        store.champion(2)
+        until(lambda: model.version == 2)
+        until(lambda: not old.exists())
+        assert fresh.is_dir()
+
+
+def test_a_cache_of_somebody_else_is_refused(store: Store) -> None:
+    store.put(1, trained("mlp", NUMBERS))
+    store.champion(1)
+    store.follow().close()
+    stream = store.cache / "trips"
+    for folder in (store.cache, stream, stream / "champion"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    stream.chmod(0o777)
+    with pytest.raises(Refused, match="others may write"):
+        store.follow()
+    stream.rename(store.cache / "real")
+    (store.cache / "real").chmod(0o700)
+    stream.symlink_to(store.cache / "real")
+    with pytest.raises(Refused, match="others may write"):
+        store.follow()
 
 
 def test_models_without_a_reader_in_numpy_come_by_torch(store: Store) -> None:
