@@ -1,7 +1,7 @@
 """One rollout in simulation: rows drawn from a pool, counted as `cls serve` does, judged and moved on by the code of the service.
 
-Each look brings a batch of rows with their labels, or without any. In the shadow both versions answer all of them; in the canary each
-answers its share of the keys; while it is watched, the new champion all. Requests hold one row each, take a lognormal
+Each look brings a batch of rows with their labels, or without any. In the shadow both versions predict all of them; in the canary each
+answers its share of the keys, and the other one predicts them as well; while it is watched, the new champion answers all. Requests hold one row each, take a lognormal
 time around a millisecond, and fail once in two thousand for no reason of the version.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.rollouts_versions import Contest
-from cls.arms import BEFORE, LATENCY_US, OUTPUT_BINS, Served, count_outputs, stage_name
+from cls.arms import BEFORE, LATENCY_US, LIVE, OUTPUT_BINS, Served, count_outputs, stage_name
 from cls.config import RolloutConfig
 from cls.domain import Rollout, RolloutState
 from cls.guardrails import Allocation, slow_threshold
@@ -86,15 +86,18 @@ class Traffic:
         fault = self.fault if mine else Fault()
         batches = len(rows)
         wrong = int(self.random.binomial(len(rows), fault.nonfinite_rate)) if fault.nonfinite_rate else 0
-        index = (self.bin_mine_N if mine else self.bin_theirs_N)[rows[wrong:]]
         return Served(
             len(rows),
             batches,
             int(self.random.binomial(batches, fault.error_rate)),
             wrong,
             self.random.multinomial(batches, self.latency_mine if mine else self.latency_theirs),
-            np.bincount(index, minlength=self.bins),
         )
+
+    def predicted(self, rows: NDArray[np.int64], *, mine: bool) -> Served:
+        """Return what one of the versions predicts for some rows that the other one predicts as well."""
+        index = (self.bin_mine_N if mine else self.bin_theirs_N)[rows]
+        return Served(outputs=np.bincount(index, minlength=self.bins))
 
 
 def _latencies(microseconds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -150,8 +153,10 @@ class Simulation:
         self._add(stage, VERSION, traffic.served(mine, mine=True))
         if rollout.state != RolloutState.WATCHING:
             self._add(stage, CHAMPION, traffic.served(theirs, mine=False))
+            for version in (VERSION, CHAMPION):
+                self._add(stage, version, traffic.predicted(drawn, mine=version == VERSION))
         if rollout.state == RolloutState.SHADOW:
-            self._add(stage_name("", 0), CHAMPION, traffic.served(drawn, mine=False))
+            self._add(LIVE, CHAMPION, traffic.served(drawn, mine=False))
         if self.labels:
             loss_mine = traffic.contest.loss_mine_N[drawn]
             loss_theirs = traffic.contest.loss_theirs_N[drawn]

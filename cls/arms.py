@@ -1,6 +1,7 @@
 """What each of two versions did while both were at work: the sums that guardrails look at.
 
-An arm is a version in a stage of a rollout. Replicas count by themselves and add what is new to `storage.served` from time to time.
+An arm is a version in a stage of a rollout. Replicas count what they answer and add what is new to `storage.served` from time to time. The
+scorer adds what both versions predict for the same rows: all of a shadow, the outputs of a canary.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ LATENCY_US = tuple(
     int(100 * 2 ** (i / 4)) for i in range(60)
 )  # upper edges, 0.1 ms to 2.8 s; one more bin beyond
 OUTPUT_BINS = 32
+LIVE = "champion"  # stage of what a champion answers while nobody answers beside it
+ASKED = "asked"  # stage of rows that came with a prediction while a shadow was compared: somebody had asked for it
 BEFORE = "before"  # stage of what a version did outside of the rollout that is looked at
 _REACH = 4.0  # scales of the target on either side of its location that the inner bins cover
 
@@ -58,6 +61,11 @@ class Served:
     latency: Counts = field(default_factory=lambda: np.zeros(len(LATENCY_US) + 1, np.int64))  # batches
     outputs: Counts = field(default_factory=lambda: np.zeros(0, np.int64))  # rows
 
+    @property
+    def counts_anything(self) -> bool:
+        """Whether there is anything to add."""
+        return bool(self.rows or self.errors or self.outputs.any())
+
     def __add__(self, other: Served) -> Served:
         """Return the sums of both; output bins may have grown by classes."""
         return Served(
@@ -76,7 +84,7 @@ def _padded_sum(one: Counts, other: Counts) -> Counts:
 
 
 def stage_name(state: str, step: int) -> str:
-    """Return how a stage is called in `storage.served`: "shadow", "canary-0" ..., else "champion"."""
+    """Return how a stage is called in `storage.served`: "shadow", "canary-0" ..., else `LIVE`."""
     if state == "canary":
         return f"canary-{step}"
-    return "shadow" if state == "shadow" else "champion"
+    return "shadow" if state == "shadow" else LIVE

@@ -4,18 +4,20 @@ What is as good, and how much evidence sends a version back:
 
 - errors, answers that are no number: at most `error_ratio` times as often as the champion
 - slow: at most one batch in a hundred beyond the champion's p99 and `latency_margin`, or `error_ratio` times as often as the champion
-- drift: predictions distributed as the champion's; what counts as different must lie `drift_nats` apart, too
+- drift: predictions distributed as the champion's for the same rows; what counts as different must lie `drift_nats` apart, too
 - allocation: keys come back in the shares that were configured
 
 All of them together, over all stages of one rollout, may err with half of `false_alarm`; each guardrail with the same part of that (parts
-add up, whatever depends on what). Each may be looked at as often as one likes; see `detectors.arms` for that, and for what is assumed.
+add up, whatever depends on what). Each may be looked at as often as one likes; see `detectors.evidence` for that, and for what is assumed.
 
 Evidence goes on from stage to stage: E = sum over stages j of w_j E_j E_(j+1) ... E_now, where E_i is the e-process of a stage, kept as it
 ended, and the weights w_j sum up to one. Each product begins with its stage and is an e-process, so the sum is one. A fault that was almost
 evident in the canary is not forgotten in the watch, and a flawless shadow does not excuse what comes after it. Drift and allocation look at
 the present stage only, with its weight.
 
-While two versions answer beside each other they are compared with each other. A new champion has nobody beside it: it is compared with
+While two versions answer beside each other they are compared with each other. In a canary they answer different keys, and few or heavy keys
+are distributed otherwise than others, whoever answers. So predictions are compared on rows that both predict, as in the shadow; errors and
+times on the rows that each answered. A new champion has nobody beside it: it is compared with
 what its predecessor did before. The predecessor's rates count at the upper end of what its rows leave open; a change of the machine or of
 the requests since then cannot be told from one of the version.
 """
@@ -28,10 +30,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cls.arms import BEFORE, LATENCY_US, Counts, Served, stage_name
+from cls.arms import BEFORE, LATENCY_US, LIVE, Counts, Served, stage_name
 from cls.config import RolloutConfig
 from cls.domain import Json, Rollout, RolloutState
-from detectors.arms import (
+from detectors.evidence import (
     allocation_evidence,
     binomial_evidence,
     clumped,
@@ -102,7 +104,6 @@ class _Side:
 
     mine: Served
     theirs: Served
-    share: float = 0.5  # of the rows that is the version's
     beside: bool = True  # both at work at the same time
     timed: bool = True  # answers wait for it; a shadow runs in the background, at no time in particular
 
@@ -113,20 +114,20 @@ def _sides(rollout: Rollout, served: Sums, settings: RolloutConfig) -> list[_Sid
     if parent is None:
         return []
 
-    def beside(stage: str, share: float, *, timed: bool) -> _Side:
+    def beside(stage: str, *, timed: bool) -> _Side:
         mine, theirs = (served.get((stage, version), none) for version in (rollout.version, parent))
-        return _Side(mine, theirs, share, timed=timed)
+        return _Side(mine, theirs, timed=timed)
 
-    shadow = [beside(stage_name(RolloutState.SHADOW, 0), 0.5, timed=False)]
+    shadow = [beside(stage_name(RolloutState.SHADOW, 0), timed=False)]
     steps = [
-        beside(stage_name(RolloutState.CANARY, step), share, timed=True)
-        for step, share in enumerate(settings.canary_steps)
+        beside(stage_name(RolloutState.CANARY, step), timed=True)
+        for step in range(len(settings.canary_steps))
     ]
     match rollout.state:
         case RolloutState.SHADOW:
             return shadow
         case RolloutState.CANARY:
-            now = beside(stage_name(rollout.state, rollout.step), rollout.share, timed=True)
+            now = beside(stage_name(rollout.state, rollout.step), timed=True)
             return [*shadow, *steps[: rollout.step], now]
         case RolloutState.WATCHING:
             mine = served.get((stage_name(rollout.state, 0), rollout.version), none)
@@ -145,7 +146,7 @@ def slow_threshold(served: Sums, parent: int | None, margin: float) -> int | Non
     """
     counts = np.zeros(len(LATENCY_US) + 1, np.int64)
     for (stage, version), sums in served.items():
-        if version == parent and stage in (BEFORE, stage_name("", 0)):
+        if version == parent and stage in (BEFORE, LIVE):
             counts = counts + sums.latency
     total = int(counts.sum())
     if total < THRESHOLD_BATCHES:
@@ -178,12 +179,18 @@ class _Rates:
     ratio: float
 
     def errors(self) -> Guardrail:
-        """Batches that raised, per row and per batch: the canary's batches are smaller, and a fault may lie in rows or in batches."""
+        """Batches that raised, per row and per batch: the canary's batches are smaller, and a fault may lie in rows or in batches.
+
+        What a version fails at beside its counterpart, the counterpart is asked or was loaded for: it passed as many trials, or has errors, too.
+        """
 
         def evidence(side: _Side) -> float:
             mine, theirs = side.mine, side.theirs
-            by_batch = self._more(side, (mine.errors, mine.batches, theirs.errors, theirs.batches))
-            by_row = self._more(side, (mine.errors, mine.rows, theirs.errors, theirs.rows))
+            passed = mine.errors if side.beside else 0
+            by_batch = self._more(
+                side, (mine.errors, mine.batches, theirs.errors, max(theirs.batches, passed))
+            )
+            by_row = self._more(side, (mine.errors, mine.rows, theirs.errors, max(theirs.rows, passed)))
             return min(by_batch, by_row)
 
         def counted(side: _Side) -> Counted:
@@ -258,7 +265,7 @@ def _past(served: Sums, version: int) -> Served:
 
 
 def _drift(side: _Side, needed: float, allowed: float) -> Guardrail:
-    evidence = divergence_evidence(side.mine.outputs, side.theirs.outputs, side.share)
+    evidence = divergence_evidence(side.mine.outputs, side.theirs.outputs)
     nats = divergence(side.mine.outputs, side.theirs.outputs)
     said = f"predictions lie {nats:.2f} nats from the champion's ({allowed:g} are allowed)"
     breached = evidence >= needed and nats > allowed

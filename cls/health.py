@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from cls.arms import Served, stage_name
+from cls.arms import LIVE, Served, stage_name
 from cls.config import RolloutConfig
 from cls.domain import Json, Rollout, RolloutState
 from cls.guardrails import Allocation, Guardrail, guardrails, slow_threshold
@@ -140,9 +140,7 @@ def _relative(rollout: Rollout, difference: float) -> float:
 
 
 def _answered(rollout: Rollout, served: Mapping[tuple[str, int], Served]) -> int:
-    live = (
-        stage_name("", 0) if rollout.state == RolloutState.SHADOW else stage_name(rollout.state, rollout.step)
-    )
+    live = LIVE if rollout.state == RolloutState.SHADOW else stage_name(rollout.state, rollout.step)
     return sum(one.rows for (stage, _), one in served.items() if stage == live)
 
 

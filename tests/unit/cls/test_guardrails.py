@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from cls.arms import BEFORE, LATENCY_US, Served
+from cls.arms import BEFORE, LATENCY_US, Served, count_outputs
 from cls.config import RolloutConfig
 from cls.domain import Rollout, RolloutState
 from cls.guardrails import KINDS, Allocation, Guardrail, guardrails, slow_batches, slow_threshold, stages_of
 from cls.health import Finding, judge
+from detectors.anytime import Paired, excess
+from detectors.evidence import rate_evidence
 
 AT = datetime(2013, 1, 1, tzinfo=UTC)
 SETTINGS = RolloutConfig()
@@ -87,6 +89,30 @@ def test_a_version_that_cannot_even_be_loaded_has_no_rows_but_errors() -> None:
     served = beside("canary-0", Served(errors=6, batches=6), sums(1000))
     assert breached(CANARY, served) == ["errors"]
     assert breached(SHADOW, beside("shadow", Served(errors=40, batches=40), sums(1000))) == ["errors"]
+    assert breached(CANARY, beside("canary-0", Served(errors=3, batches=3), sums(1000))) == ["errors"]
+    assert breached(CANARY, beside("canary-0", Served(errors=5, batches=5), sums(100))) == ["errors"]
+    # Nobody asks: the champion was loaded each time, too.
+    for mine in (Served(errors=30, batches=30), Served(errors=100_000)):
+        assert breached(CANARY, {("canary-0", NEW): mine}) == ["errors"]
+        assert breached(SHADOW, {("shadow", NEW): mine}) == ["errors"]
+    assert breached(CANARY, {("canary-0", NEW): Served(errors=5, batches=5)}) == []
+    # Batches of a hundred rows that a shadow answers by what is no number.
+    silent = Served(300, 3, 0, 300), Served(300, 3)
+    assert breached(SHADOW, beside("shadow", *silent)) == ["nonfinite"]
+
+
+@pytest.mark.parametrize("groups", [5, 20])
+def test_few_heavy_keys_in_a_canary_are_no_drift_of_equal_versions(groups: int) -> None:
+    # Which keys a canary answers says where their predictions lie; so both versions are counted on the same rows.
+    random = np.random.default_rng(0)
+    canary = replace(CANARY, share=0.25)
+    for _ in range(50):
+        centre = random.normal(0, 1, groups)
+        value = centre[random.integers(0, groups, 5000)] + random.normal(0, 0.3, (2, 5000))
+        mine, theirs = (Served(outputs=count_outputs(one, 0, 1, 32, classes=False)) for one in value)
+        assert breached(canary, beside("canary-0", mine, theirs)) == []
+    moved = Served(outputs=count_outputs(value[0] + 1, 0, 1, 32, classes=False))
+    assert breached(canary, beside("canary-0", moved, theirs)) == ["drift"]
 
 
 def test_what_befalls_both_is_no_fault_of_the_version() -> None:
@@ -124,6 +150,14 @@ def test_a_predecessor_s_rates_count_at_the_upper_end_of_what_its_rows_leave_ope
     assert breached(WATCHING, {("champion", NEW): new, (BEFORE, OLD): sums(100)}) == []  # too few to say
     assert breached(WATCHING, {("champion", NEW): new}) == []
     assert breached(WATCHING, {("champion", NEW): new, (BEFORE, OLD): sums(50_000, nonfinite=500)}) == []
+    # In its shadow it answered nobody: what it did there says nothing about the watch.
+    served = {
+        ("champion", NEW): new,
+        (BEFORE, OLD): sums(50_000),
+        ("shadow", OLD): sums(50_000, nonfinite=500),
+    }
+    assert "nonfinite" in breached(WATCHING, served)
+    assert found(WATCHING, served)["nonfinite"].figures["other"] == [0, 50_000]
     light = replace(WATCHING, light=True, slow_us=None)
     assert breached(light, {("champion", NEW): new, (BEFORE, OLD): sums(50_000)}) == ["nonfinite"]
 
@@ -163,6 +197,35 @@ def test_a_threshold_needs_batches_and_lies_a_margin_beyond_p99() -> None:
     overflow = np.zeros(len(LATENCY_US) + 1, np.int64)
     overflow[-1] = 500
     assert slow_threshold({(BEFORE, OLD): Served(latency=overflow)}, OLD, 0.5) == LATENCY_US[-1]
+
+
+def test_a_stage_has_its_weight_of_the_evidence() -> None:
+    served = beside("shadow", Served(1000, 100, 0, 12), Served(1000, 100))
+    one = rate_evidence(12, 0, 1000, 1000, SETTINGS.error_ratio)
+    assert found(SHADOW, served)["nonfinite"].evidence == pytest.approx(one - math.log(4))
+    # Stages in which nothing happened multiply by one: a sum of four equal products, each with a quarter's weight.
+    watched = {("champion", NEW): Served(1000, 1000, 0, 12), (BEFORE, OLD): Served(50_000, 50_000)}
+    alone = found(replace(WATCHING, light=True), watched)["nonfinite"].evidence
+    assert found(WATCHING, watched)["nonfinite"].evidence == pytest.approx(alone)
+
+
+def test_labels_have_half_of_the_budget_and_each_of_two_comparisons_half_of_that() -> None:
+    def alarms(rollout: Rollout, alpha: float) -> bool:
+        """Whether differences that just reach the bound at `alpha` send it back, and a little less does not."""
+        tuning = SETTINGS.watch_rows if rollout.state == RolloutState.WATCHING else SETTINGS.shadow_rows
+
+        def judged(total: float) -> bool:
+            one = replace(rollout, paired_n=1000, paired_total=total, paired_squares=1000.0, base_loss=1000.0)
+            return judge(one, {}, KEYS, settings).finding == Finding.WORSE
+
+        settings = RolloutConfig(watch_margin=0.0)
+        edge = -1000 * excess(Paired(1000, 0.0, 1000.0), alpha, tuning)
+        return judged(edge + 0.01) and not judged(edge - 0.01)
+
+    assert alarms(SHADOW, SETTINGS.false_alarm / 4)
+    assert alarms(CANARY, SETTINGS.false_alarm / 4)
+    assert alarms(WATCHING, SETTINGS.false_alarm / 4)
+    assert alarms(replace(WATCHING, light=True), SETTINGS.false_alarm / 2)  # one comparison only
 
 
 def test_the_parts_of_the_budget_add_up() -> None:
