@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cls.errors import Corrupt
 from cls.layout import GOLDEN, read_json, to_json
-from detectors.columns import Categorical, Column, Columns, concat, rows_of, take
+from detectors.columns import Categorical, Column, Columns, concat, numbers_of, rows_of, take
 from learners.models.base import Model
 from learners.schema import Schema
 
@@ -53,7 +53,7 @@ class Golden:
                 raise ValueError(f"format {document['format']}, this release reads {FORMAT}")
             expected = np.array(document["expected"], np.float64)
             columns: dict[str, Column] = {
-                name: np.array(document["columns"][name], np.float64) for name in schema.numeric
+                name: numbers_of(name, document["columns"][name]) for name in schema.numeric
             }
             columns |= {name: Categorical.of(document["columns"][name]) for name in schema.categorical}
             shape = (rows_of(columns), *((schema.outputs,) if schema.task == "classification" else ()))

@@ -122,7 +122,7 @@ def test_a_wide_table_stays_within_its_bytes_and_rows_that_overflow_are_left_out
         {"expected": ["a"] * 28},
         {"columns": []},
         {"columns": {"x": [1.0]}},
-        {"columns": {"x": [[1.0]], "z": [1.0], "c": ["u"]}},
+        {"columns": {"x": [[1.0]], "z": [1.0], "c": ["u"]}, "expected": [1.0]},
         {"columns": {"x": [1.0], "z": [1.0], "c": [1.0]}, "expected": [1.0]},
         {"columns": {"x": [1.0], "z": [10**400], "c": ["u"]}, "expected": [1.0]},
     ],
