@@ -1,7 +1,8 @@
 """A version as files for those who serve elsewhere: cls (weights, JSON, a reader in numpy), onnx, or a directory that MLflow serves.
 
 Nothing is written before it was tried: what is about to be exported predicts the version's golden rows and made-up ones, and must
-answer as the version does. The directory appears whole, by one rename.
+answer as the version does. The directory appears whole, by one rename. Replacing takes two: whoever is killed between them leaves the
+earlier export beside its place, as NAME.old-XXXXXXXX, and nothing under its name.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from numpy.typing import NDArray
 
 from cls.checkpoints import restore, unpack
 from cls.domain import Json, ModelVersion
-from cls.errors import Refused, Unavailable
+from cls.errors import CLSError, Refused, Unavailable
 from cls.export_mlflow import mlflow_files
 from cls.export_onnx import onnx_graph, onnx_predictor
 from cls.export_readme import readme
 from cls.golden import Golden, make_golden
-from cls.layout import GOLDEN, MODEL, SPEC, to_json
+from cls.layout import GOLDEN, MODEL, SPEC, read_json, to_json
 from cls.ports import ArtifactStore
 from cls.registry import PREDICTOR, READERS, predictor_source
 from detectors.columns import Categorical, Column, Columns
@@ -42,6 +43,7 @@ TOLERANCE = {
 }  # as `Golden.check` has it; numpy computes in double, torch in single
 MANIFEST, ONNX = "export.json", "model.onnx"
 ROWS = 200  # made up, to try on
+_MANIFEST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -165,15 +167,39 @@ def _check_place(to: Path, *, force: bool) -> None:
         return
     if not force:
         raise Refused(f"{to} is there already; --force replaces an earlier export")
-    if to.is_symlink() or not (to / MANIFEST).is_file():
-        raise Refused(f"{to} is no earlier export: it is not replaced, not even with --force")
+    stranger = MANIFEST if to.is_symlink() or not to.is_dir() else _stranger(to)
+    if stranger is not None:
+        raise Refused(
+            f"{to} is no earlier export, or not only that: it is not replaced, not even with --force; see {stranger}"
+        )
+
+
+def _stranger(to: Path) -> str | None:
+    """Return the first thing in a directory that an export did not write there; its manifest, if that is none."""
+    try:
+        manifest = read_json((to / MANIFEST).read_bytes(), MANIFEST, _MANIFEST_BYTES)
+        listed = {MANIFEST, *manifest["files"]}
+        if not {"digest", "format"} <= manifest.keys() or not isinstance(manifest["files"], dict):
+            return MANIFEST
+    except (OSError, CLSError, KeyError, TypeError):
+        return MANIFEST
+    listed |= {str(parent) for name in listed for parent in Path(name).parents}
+    for path in sorted(to.rglob("*")):
+        name = path.relative_to(to)
+        compiled = name.parts[-1] == "__pycache__" or (name.suffix == ".pyc" and "__pycache__" in name.parts)
+        if str(name) not in listed and not compiled:  # Python's copies of predict.py come by its use
+            return str(name)
+    return None
 
 
 def _write(to: Path, files: Mapping[str, bytes]) -> None:
-    """Make the directory appear whole; an earlier one goes away only then."""
+    """Make the directory appear whole; an earlier one goes away only then.
+
+    For a moment there is nothing under the name: killed just then, `NAME.old-XXXXXXXX` is left.
+    """
     to.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".part", dir=to.parent))
-    old = part.with_suffix(".old")
+    old = to.with_name(f"{to.name}.old-{part.stem.rpartition('.')[2]}")
     try:
         for name, data in files.items():
             path = part / "new" / name

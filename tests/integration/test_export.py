@@ -298,6 +298,63 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
         write(model, link, force=True)
 
 
+@pytest.mark.parametrize("form", ["cls", "onnx", "mlflow"])
+def test_a_directory_with_anything_else_in_it_is_not_replaced(tmp_path: Path, form: Format) -> None:
+    model = trained("mlp", NUMBERS)
+    out = tmp_path / "out"
+    write(model, out, form)
+    (out / "__pycache__").mkdir()
+    (out / "__pycache__" / "predict.cpython-312.pyc").write_bytes(b"")
+    write(model, out, form, force=True)
+    for name in ("mine.txt", "deep/mine.txt", "__pycache__/mine.txt"):
+        own = out / name
+        own.parent.mkdir(exist_ok=True)
+        own.write_text("mine")
+        with pytest.raises(Refused, match=rf"see ({name}|deep)$"):
+            write(model, out, form, force=True)
+        assert own.read_text() == "mine"
+        own.unlink()
+        if own.parent != out:
+            own.parent.rmdir()
+    write(model, out, form, force=True)
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", "", '{"digest": "d", "format": "cls", "files": ["src"]}'])
+def test_a_file_called_as_the_manifest_makes_no_export(tmp_path: Path, manifest: str) -> None:
+    out = tmp_path / "project"
+    out.mkdir()
+    (out / "src").write_text("mine")
+    (out / MANIFEST).write_text(manifest)
+    with pytest.raises(Refused, match=f"see {MANIFEST}"):
+        write(trained("mlp", NUMBERS), out, force=True)
+    assert (out / "src").read_text() == "mine"
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+rename = Path.rename
+def dying(self, target):
+    rename(self, target)
+    if self == Path(sys.argv[1]):
+        os.kill(os.getpid(), 9)
+Path.rename = dying
+from cls.export import _write
+_write(Path(sys.argv[1]), {"new": b""})
+"""
+
+
+def test_killed_while_it_replaces_the_earlier_export_is_beside_its_place(tmp_path: Path) -> None:
+    model, out = trained("mlp", NUMBERS), tmp_path / "out"
+    made = write(model, out)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(out)], check=False)
+    assert done.returncode == -9
+    [old] = tmp_path.glob("out.old-*")
+    assert {path.name for path in old.iterdir()} == {*made.files, MANIFEST}
+    write(model, out)
+    assert out.is_dir()
+
+
 def test_an_export_that_predicts_something_else_is_refused(tmp_path: Path) -> None:
     model, artifacts = trained("mlp", NUMBERS), MemoryArtifacts()
     version = stored(model, artifacts)
