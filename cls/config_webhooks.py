@@ -35,13 +35,8 @@ def webhook_faults(config: Config) -> Iterator[tuple[Key, str]]:
             keys_of(hook.secret_env)
         except SecretError as error:
             yield (*key, "secret_env"), str(error)
-        try:
-            credentials = "@" in urlsplit(hook.url).netloc
-        except ValueError as error:
-            yield (*key, "url"), f"not a URL: {error}"
-        else:
-            if credentials:
-                yield (*key, "url"), "name and password in the URL are not sent; the signature says who calls"
+        for fault in _url_faults(hook.url):
+            yield (*key, "url"), fault
         for kind in hook.kinds:
             if not any(fnmatchcase(known, kind) for known in KINDS):
                 yield (*key, "kinds"), f"nothing is ever called {kind!r}{nearest(kind, list(KINDS))}"
@@ -51,3 +46,16 @@ def webhook_faults(config: Config) -> Iterator[tuple[Key, str]]:
                     (*key, "streams"),
                     f"no stream is called {stream!r}{nearest(stream, list(config.streams))}",
                 )
+
+
+def _url_faults(text: str) -> Iterator[str]:
+    try:
+        url = urlsplit(text)
+        port = url.port  # a ValueError beyond 65535
+    except ValueError as error:
+        yield f"not a URL: {error}"
+        return
+    if port == 0:
+        yield "there is no port 0"
+    if "@" in url.netloc:
+        yield "name and password in the URL are not sent; the signature says who calls"

@@ -2,7 +2,7 @@
 
 The name is resolved once, each address is judged, and the connection goes to the very address that was judged: a name that answers
 differently a moment later changes nothing. TLS is checked by the name. No redirect is followed, no proxy of the environment is asked,
-and the whole exchange ends at one deadline, however slowly the other side drips.
+and the whole exchange ends at one deadline, however slowly the other side drips or its name resolves.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 import httpcore
@@ -23,6 +25,7 @@ _METADATA = (  # services of clouds that are neither link-local nor in a range t
     ipaddress.ip_network("168.63.129.16/32"),
     ipaddress.ip_network("192.0.0.0/24"),
 )
+_DOCUMENTATION = ipaddress.ip_network("3fff::/20")  # which not every Python knows (RFC 9637)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 
@@ -72,7 +75,11 @@ def forbidden(text: str) -> str | None:
     if address.is_private:
         return "a private address"
     outside = isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST
-    return "a reserved address" if outside or address.is_reserved or not address.is_global else None
+    return (
+        "a reserved address"
+        if outside or address in _DOCUMENTATION or address.is_reserved or not address.is_global
+        else None
+    )
 
 
 def _innermost(address: IpAddress) -> IpAddress:
@@ -150,7 +157,7 @@ def _drain(response: httpcore.Response) -> None:
             left -= len(part)
             if left <= 0:
                 return
-    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
+    except (httpcore.ProtocolError, OSError):  # it stalled or went away: it has answered all the same
         return
 
 
@@ -169,10 +176,10 @@ class _Way(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,  # noqa: ARG002 - of the interface
     ) -> httpcore.NetworkStream:
         """Resolve once, judge, connect to what was judged."""
+        if not 0 < port < 65536:
+            raise httpcore.ConnectError(f"{host}: there is no port {port}")
         reason = "has no address"
-        for family, kind, protocol, _, place in list(
-            self._resolve(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-        ):
+        for family, kind, protocol, _, place in self._places(host, port):
             fault = None if self._allow_private else forbidden(str(place[0]))
             if fault is not None:
                 reason = f"{place[0]} is {fault}, and allow_private is not set"
@@ -187,6 +194,27 @@ class _Way(httpcore.NetworkBackend):
                 continue
             return _Stream(connection, self._deadline)
         raise httpcore.ConnectError(f"{host}: {reason}")
+
+    def _places(self, host: str, port: int) -> list[tuple[Any, ...]]:
+        """Return what a name resolves to, by the deadline: getaddrinfo has none of its own, so a slow one is left to its thread."""
+        answers: SimpleQueue[list[tuple[Any, ...]] | Exception] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers.put(
+                    list(self._resolve(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP))
+                )
+            except Exception as error:  # noqa: BLE001 - raised below
+                answers.put(error)
+
+        Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+        try:
+            found = answers.get(timeout=_left(self._deadline))
+        except Empty:
+            raise TimeoutError("timed out") from None
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
 class _Stream(httpcore.NetworkStream):

@@ -25,7 +25,7 @@ from storage.webhooks import Announcement, SqlWebhooks
 
 log = structlog.get_logger("cls.webhooks")
 LOOK_SECONDS = 0.5  # between two looks for news
-HOLD_MARGIN = timedelta(seconds=30)  # beyond the time of a delivery, for a name that resolves slowly
+HOLD_MARGIN = timedelta(seconds=30)  # beyond the time of a delivery, for a busy machine and the database
 FIRST_DELAY, LONGEST_DELAY = timedelta(seconds=5), timedelta(hours=1)
 GIVE_UP_AFTER = timedelta(hours=24)  # of trying
 SECRET_DELAY = timedelta(minutes=1)  # between two looks for a secret that is not there

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
+import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ INSIDE = [
     "0.0.0.0", "10.1.2.3", "100.64.0.1", "100.100.100.200", "127.0.0.1", "127.255.0.9", "168.63.129.16", "169.254.169.254",
     "172.16.0.1", "172.31.255.255", "192.0.0.192", "192.168.1.1", "192.0.2.1", "198.18.0.1", "203.0.113.9", "224.0.0.1", "240.0.0.1",
     "255.255.255.255", "::", "::1", "::ffff:127.0.0.1", "::ffff:a9fe:a9fe", "::127.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b:1::1",
-    "2002:7f00:1::", "2001:0:4136:e378:8000:63bf:f5ff:fffe", "2001:db8::1", "fc00::1", "fd00:ec2::254", "fe80::1", "fe80::1%eth0",
+    "2002:7f00:1::", "3fff::1", "2001:0:4136:e378:8000:63bf:f5ff:fffe", "2001:db8::1", "fc00::1", "fd00:ec2::254", "fe80::1", "fe80::1%eth0",
     "fec0::1", "ff02::1",
 ]  # fmt: skip
 OUTSIDE = [
@@ -162,6 +163,44 @@ def test_an_answer_without_an_end_is_not_read_to_its_end(receiver: Receiver) -> 
     assert sent[0] < ANSWER_BYTES + (32 << 20)  # the kernel's buffers
 
 
+def _stalling(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx")
+    time.sleep(2)
+
+
+def _resetting(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx")
+    time.sleep(0.2)
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+def _breaking_off(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx")
+
+
+@pytest.mark.parametrize("write", [_stalling, _resetting, _breaking_off])
+def test_an_answer_counts_though_its_body_never_ends(
+    receiver: Receiver, write: Callable[[BaseHTTPRequestHandler], None]
+) -> None:
+    receiver.write = write
+    assert post(receiver.url, b"{}", {}, timeout=0.7, allow_private=True).status == 200
+
+
+def test_a_name_that_resolves_slowly_ends_at_the_deadline() -> None:
+    free = Event()
+
+    def slow(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        free.wait(20)
+        return []
+
+    began = time.monotonic()
+    with pytest.raises(OutboundError, match="no answer within"):
+        post("http://slow.test/", b"{}", {}, timeout=0.3, resolve=slow)
+    assert time.monotonic() - began < 2
+    free.set()
+
+
 def test_headers_without_an_end_are_refused(receiver: Receiver) -> None:
     def endless(handler: BaseHTTPRequestHandler) -> None:
         try:
@@ -176,7 +215,16 @@ def test_headers_without_an_end_are_refused(receiver: Receiver) -> None:
         post(receiver.url, b"{}", {}, timeout=5, allow_private=True)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://no-such-host.invalid/", "http://[::1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1/",
+        "http://no-such-host.invalid/",
+        "http://[::1",
+        "http://127.0.0.1:65536/",
+        "http://127.0.0.1:0/",
+    ],
+)
 def test_what_cannot_be_reached_is_one_error(url: str) -> None:
     with pytest.raises(OutboundError):
         post(url, b"{}", {}, timeout=5, allow_private=True)

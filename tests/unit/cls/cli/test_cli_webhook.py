@@ -97,6 +97,8 @@ def test_a_webhook_is_listed_with_what_waits_and_resumed_with_an_entry_in_the_au
         ('kinds = ["rollout.promote"]', "webhooks.ops.kinds", "did you mean 'rollout.promoted'?"),
         ('streams = ["flight"]', "webhooks.ops.streams", "did you mean 'flights'?"),
         ('url = "https://me:pw@hooks.example/"', "webhooks.ops.url", "are not sent"),
+        ('url = "https://hooks.example:65536/"', "webhooks.ops.url", "Port out of range"),
+        ('url = "https://hooks.example:0/"', "webhooks.ops.url", "no port 0"),
         ('url = "ftp://hooks.example/"', "webhooks.ops.url", "must be http(s)://"),
         ('secret_env = "HOOK_SHORT"', "webhooks.ops.secret_env", "24 bytes or more"),
         ('secret_env = "HOOK_NONE"', "webhooks.ops.secret_env", "HOOK_NONE is not set"),
