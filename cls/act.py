@@ -260,7 +260,7 @@ class Actor:
         champion = version_store.champion(connection, self.name)
         by = f"by {request.requested_by}"
         if request.kind == "rollback":
-            back = self.promoter.roll_back(connection, champion, now, f"rolled back {by}")
+            back = self.promoter.roll_back_by_hand(connection, champion, now, f"rolled back {by}")
             return f"version {back} serves again"
         if request.kind == "promote":
             version = int(request.arguments["version"])

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from cls.arms import LIVE, Served, stage_name
+from cls.arms import ASKED, LIVE, Served, stage_name
 from cls.config import RolloutConfig
 from cls.domain import Json, Rollout, RolloutState
 from cls.guardrails import Allocation, Guardrail, guardrails, slow_threshold
@@ -46,7 +46,7 @@ class Health:
     rows: int  # labelled rows scored by both
     lower: float  # interval of the relative change of loss, version over counterpart
     upper: float
-    answered: int = 0  # rows that `cls serve` answered in this stage, by either version
+    answered: int = 0  # rows of this stage that somebody asked for, whichever version answered
     measures: Json = field(default_factory=dict)  # for the ledger and for people
 
 
@@ -59,6 +59,8 @@ class Interval:
     upper: float
 
     def __str__(self) -> str:
+        if not math.isfinite(self.lower) or not math.isfinite(self.upper):
+            return "loss not comparable yet"
         return f"loss {self.lower:+.1%} to {self.upper:+.1%}"
 
 
@@ -124,7 +126,12 @@ def judge(
         return health(Finding.UNDECIDED, f"undecided after {rows} of {wanted} rows without an alarm")
     if likely.rows - rollout.step_n >= wanted and (watching or likely.upper <= settings.margin):
         return health(Finding.NOT_WORSE, f"not worse than {counterpart} on {likely.rows} rows ({likely})")
-    return health(Finding.UNDECIDED, f"undecided after {likely.rows} labelled rows ({likely})")
+    fresh = likely.rows - rollout.step_n
+    bound = "" if watching else f", {settings.margin:+.0%} are allowed"
+    whole = f", {likely.rows} in all" if rollout.step_n else ""
+    return health(
+        Finding.UNDECIDED, f"{fresh} of {wanted} labelled rows of this stage{whole} ({likely}{bound})"
+    )
 
 
 def _paired(rollout: Rollout) -> Paired:
@@ -140,8 +147,14 @@ def _relative(rollout: Rollout, difference: float) -> float:
 
 
 def _answered(rollout: Rollout, served: Mapping[tuple[str, int], Served]) -> int:
-    live = LIVE if rollout.state == RolloutState.SHADOW else stage_name(rollout.state, rollout.step)
-    return sum(one.rows for (stage, _), one in served.items() if stage == live)
+    """Return how many rows were asked for: answers are counted at once, rows in the log (also of others' servers) once they are scored."""
+
+    def rows(name: str) -> int:
+        return sum(one.rows for (stage, _), one in served.items() if stage == name)
+
+    if rollout.state == RolloutState.SHADOW:
+        return max(rows(LIVE), rows(ASKED))
+    return rows(stage_name(rollout.state, rollout.step))
 
 
 def _measures(likely: Interval, harm: float, guards: list[Guardrail]) -> Json:

@@ -17,7 +17,7 @@ from cls.layout import PROFILE
 from cls.outputs import Floats
 from cls.ports import ArtifactStore, SampleLog
 from cls.rebase import Predict, Rows, recent_reference
-from cls.rollout import Next, Step, following, next_step, resumed
+from cls.rollout import Next, Stage, Step, following, next_step, resumed
 from storage import drift as drift_store
 from storage import log as log_store
 from storage import outbox
@@ -44,7 +44,8 @@ class Promoter:
             champion = version_store.champion(connection, self.name)
             serving = None if champion is None else champion.version
             health = health_of(connection, rollout, self.settings.rollout)
-            step = next_step(rollout, serving, now, self.settings.rollout, health)
+            watched = bool(version_store.rollouts_in(connection, self.name, RolloutState.WATCHING))
+            step = next_step(rollout, serving, now, self.settings.rollout, health, watched=watched)
             if step.step != Step.STAY:
                 self._step(connection, rollout, champion, step, now, health)
             elif step.held and version_store.note_rollout(connection, rollout.id, step.reason):
@@ -107,7 +108,9 @@ class Promoter:
                 self._move(connection, rollout, RolloutState.DONE, step.reason, now)
             case Step.ROLL_BACK:
                 self._move(connection, rollout, RolloutState.ROLLED_BACK, step.reason, now)
-                self.roll_back(connection, champion, now, step.reason, details=health.measures)
+                self.roll_back(
+                    connection, champion, now, step.reason, to=rollout.parent, details=health.measures
+                )
 
     def _move(
         self,
@@ -159,6 +162,7 @@ class Promoter:
                 step_at=changed.step_at,
                 deadline_at=changed.deadline_at,
                 approved=changed.approved,
+                reason=reason,
             )
         self.note(
             connection, f"rollout {kind}", reason, now, version=rollout.version, episode=rollout.episode
@@ -182,15 +186,26 @@ class Promoter:
             case "resume":
                 return resumed(rollout, now), f"resumed {by}"
             case "approve":
-                settings = self.settings.rollout
-                stage, _ = following(rollout, settings, health_of(connection, rollout, settings))
-                if rollout.approved in (stage, "champion"):
-                    raise Refused(f"version {rollout.version} is approved as {rollout.approved} already")
+                stage = self._asked_for(connection, rollout, now)
                 return replace(rollout, approved=stage), f"approved as {stage} {by}"
             case "abort":
                 return None, f"aborted {by}"
             case other:
                 raise Refused(f"a rollout cannot be asked to {other!r}")
+
+    def _asked_for(self, connection: Connection, rollout: Rollout, now: datetime) -> Stage:
+        """Return the stage that a rollout waits to be approved for; raises `Refused` if it waits for no approval."""
+        settings, health = self.settings.rollout, health_of(connection, rollout, self.settings.rollout)
+        champion = version_store.champion(connection, self.name)
+        serving = None if champion is None else champion.version
+        step = next_step(rollout, serving, now, settings, health)
+        if not step.held or rollout.paused_at is not None:
+            raise Refused(
+                f"version {rollout.version} does not wait to be approved (rollout.approval is {settings.approval!r}): {step.reason or 'its time has not come'}"
+            )
+        return (
+            "champion" if rollout.state == RolloutState.WAITING else following(rollout, settings, health)[0]
+        )
 
     def promote(
         self,
@@ -242,14 +257,27 @@ class Promoter:
         champion: Champion | None,
         now: datetime,
         reason: str,
+        *,
+        to: int | None = None,
         details: Json | None = None,
     ) -> int:
-        """Let the previous version serve again, with its own reference; returns it. Raises `Refused` without one."""
-        if champion is None or champion.previous is None:
+        """Let the previous version (or `to`) serve again, with its own reference; returns it. Raises `Refused` without one."""
+        back = to if champion is None or to is not None else champion.previous
+        if champion is None or back is None:
             raise Refused(f"stream {self.name} has no previous version to go back to")
-        self.promote(connection, champion.previous, champion, now, reason, back=True)
+        self.promote(connection, back, champion, now, reason, back=True)
         self.note(connection, "rollback", reason, now, version=champion.version, details=details)
-        return champion.previous
+        return back
+
+    def roll_back_by_hand(
+        self, connection: Connection, champion: Champion | None, now: datetime, reason: str
+    ) -> int:
+        """Go back for an operator; if the champion is watched, that is how its rollout ends."""
+        back = self.roll_back(connection, champion, now, reason)
+        for rollout in version_store.rollouts_in(connection, self.name, RolloutState.WATCHING):
+            if champion is not None and rollout.version == champion.version:
+                self._move(connection, rollout, RolloutState.ROLLED_BACK, reason, now)
+        return back
 
     def rebase(self, connection: Connection, episode: Episode, now: datetime, reason: str) -> None:
         """Move the champion's reference to the new regime: explicitly, and in the ledger."""

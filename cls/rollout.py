@@ -45,7 +45,13 @@ class Next:
 
 
 def next_step(
-    rollout: Rollout, champion: int | None, now: datetime, settings: RolloutConfig, health: Health
+    rollout: Rollout,
+    champion: int | None,
+    now: datetime,
+    settings: RolloutConfig,
+    health: Health,
+    *,
+    watched: bool = False,
 ) -> Next:
     """Return the next step of a rollout.
 
@@ -57,20 +63,23 @@ def next_step(
         Stream time.
     health
         What the evidence of the present stage says; looked at from the shadow on.
+    watched
+        Whether the champion is still watched: a row is compared with one other version, and a watch comes first. Light updates replace
+        what is watched.
     """
     if rollout.state == RolloutState.WATCHING:
         return _watched(rollout, champion, now, settings, health)
     if champion != rollout.parent:
         return Next(Step.REJECT, f"made for version {rollout.parent}, but version {champion} serves now")
     if rollout.state == RolloutState.WAITING:
-        return _waiting(rollout, now)
+        return _waiting(rollout, now, settings, watched=watched)
     return _compared(rollout, now, settings, health)
 
 
 def following(rollout: Rollout, settings: RolloutConfig, health: Health) -> tuple[Stage, int]:
     """Return the stage after the present one, and the step of the canary.
 
-    Without requests through `cls serve` there is nobody to answer step by step: a shadow's next stage is then champion.
+    Where no row since its shadow began had been asked for, there is nobody to answer step by step: its next stage is champion.
     """
     step = 0 if rollout.state != RolloutState.CANARY else rollout.step + 1
     staged = rollout.state == RolloutState.CANARY or health.answered > 0
@@ -89,16 +98,25 @@ def resumed(rollout: Rollout, now: datetime) -> Rollout:
     )
 
 
-def _waiting(rollout: Rollout, now: datetime) -> Next:
+def _waiting(rollout: Rollout, now: datetime, settings: RolloutConfig, *, watched: bool) -> Next:
     if now < rollout.effective_at:
         return Next(Step.STAY)
     if rollout.parent is None:
         return Next(Step.PROMOTE, "the first version")
     if rollout.paused_at is not None:
         return Next(Step.STAY, "paused by an operator", held=True)
-    if rollout.light:
-        return Next(Step.PROMOTE, "a light update that passed its gate")
-    return Next(Step.SHADOW, "to be compared with the champion")
+    if not rollout.light:
+        if watched:
+            return Next(Step.STAY, f"version {rollout.parent} is still watched")
+        return Next(Step.SHADOW, "to be compared with the champion")
+    held = _held(rollout, "champion", settings)
+    if held and now >= rollout.effective_at + settings.deadline:
+        return Next(Step.REJECT, "nobody approved it as champion by the deadline")
+    return (
+        Next(Step.STAY, held, held=True)
+        if held
+        else Next(Step.PROMOTE, "a light update that passed its gate")
+    )
 
 
 def _compared(rollout: Rollout, now: datetime, settings: RolloutConfig, health: Health) -> Next:
@@ -109,11 +127,13 @@ def _compared(rollout: Rollout, now: datetime, settings: RolloutConfig, health: 
     stage, step = following(rollout, settings, health)
     held = _held(rollout, stage, settings)
     late = rollout.deadline_at is not None and now >= rollout.deadline_at
-    ready = health.finding == Finding.NOT_WORSE and not _too_soon(rollout, now, settings.step_time)
+    ready = health.finding == Finding.NOT_WORSE and _over(rollout, now, settings.step_time)
     if ready and not held:
         if stage == "canary":
             return Next(Step.CANARY, health.reason, step)
-        return Next(Step.PROMOTE, health.reason)
+        skipped = rollout.state == RolloutState.SHADOW and settings.canary_steps
+        nobody = "; no canary, for nobody has asked since its shadow began" if skipped else ""
+        return Next(Step.PROMOTE, health.reason + nobody)
     if late:
         why = (
             f"nobody approved it as {stage} by the deadline" if ready else f"at the deadline: {health.reason}"
@@ -131,19 +151,25 @@ def _watched(
         return Next(Step.FINISH, "the first version has no predecessor to be compared with")
     if health.finding == Finding.WORSE:
         return Next(Step.ROLL_BACK, health.reason)
-    if health.finding == Finding.NOT_WORSE and not _too_soon(rollout, now, settings.watch_time):
+    if health.finding == Finding.NOT_WORSE and _over(rollout, now, settings.watch_time):
         return Next(Step.FINISH, f"watched: {health.reason}")
+    if _over(rollout, now, max(settings.watch_time, settings.deadline)):
+        return Next(Step.FINISH, f"watched up to the deadline: {health.reason}")
     return Next(Step.STAY, health.reason)
 
 
 def _held(rollout: Rollout, stage: Stage, settings: RolloutConfig) -> str:
-    """Return what a version waits for before its next stage; empty if for nobody."""
-    if settings.approval not in (stage, "both") or rollout.approved in ("champion", stage):
+    """Return what a version waits for before its next stage; empty if for nobody.
+
+    Whoever asks to approve canaries wants to be asked before anybody sees a version: where there is no canary, before it is champion.
+    """
+    first = rollout.state != RolloutState.CANARY  # nobody has seen it
+    asked = settings.approval in (stage, "both") or (settings.approval == "canary" and first)
+    if not asked or rollout.approved in ("champion", stage) or (stage == "canary" and not first):
         return ""
-    if stage == "canary" and rollout.state == RolloutState.CANARY:
-        return ""  # the first step was approved: so are the next
     return f"waits to be approved as {stage}: cls rollout approve {rollout.stream}"
 
 
-def _too_soon(rollout: Rollout, now: datetime, least: timedelta) -> bool:
-    return rollout.step_at is not None and now < rollout.step_at + least
+def _over(rollout: Rollout, now: datetime, time: timedelta) -> bool:
+    """Whether a stage has taken so much time."""
+    return rollout.step_at is None or now >= rollout.step_at + time

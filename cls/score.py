@@ -57,9 +57,7 @@ def make_plan(promotions: Sequence[tuple[int, int]], shadows: Sequence[tuple[int
     return plan
 
 
-def score_events(
-    events: Events, plan: Sequence[Stretch], models: Callable[[int], Predictor | None]
-) -> Predictions:
+def score_events(events: Events, plan: Sequence[Stretch], models: Callable[[int], Predictor]) -> Predictions:
     """Return one score per event.
 
     Parameters
@@ -69,22 +67,23 @@ def score_events(
     plan
         Who scores from where, by start.
     models
-        Returns a version's model; None for a shadow that cannot be loaded: then nothing is compared. A shadow answers NaN where it fails.
+        Returns a version's model; one that fails answers NaN.
 
     Notes
     -----
-    A row that came with a prediction keeps it and its version: it is what was served. Beside it stands that of the other one of the two
+    A row that came with a prediction keeps it, its uncertainty and its version: it is what was served. Beside it stands that of the other one of the two
     versions that are compared, so that each row is a pair, whoever answered it. Rows before the first champion have NaN and version 0.
     """
     rows = len(events)
     scores = Predictions(
         events.prediction.astype(np.float64, copy=True),
-        np.full(rows, np.nan),
+        np.full(rows, np.nan) if events.uncertainty is None else events.uncertainty.astype(np.float64, copy=True),
         np.where(np.isfinite(events.prediction), events.version, 0).astype(np.int64),
         np.full(rows, np.nan),
         np.zeros(rows, np.int64),
     )
     scores.prediction[~np.isfinite(events.prediction)] = np.nan
+    scores.uncertainty[~np.isfinite(events.prediction)] = np.nan
     starts = [stretch.start for stretch in plan]
     bounds = np.searchsorted(events.position, [*starts[1:], np.iinfo(np.int64).max])
     low = 0
@@ -100,13 +99,11 @@ def _score_stretch(
     scores: Predictions,
     index: NDArray[np.int64],
     stretch: Stretch,
-    models: Callable[[int], Predictor | None],
+    models: Callable[[int], Predictor],
 ) -> None:
     bare = index[~np.isfinite(events.prediction[index])]
     if len(bare):
-        champion = models(stretch.version)
-        assert champion is not None  # only a shadow may be absent
-        value, uncertainty = summarise(champion.predict(take(events.columns, bare)))
+        value, uncertainty = summarise(models(stretch.version).predict(take(events.columns, bare)))
         scores.prediction[bare], scores.uncertainty[bare] = value, uncertainty
         scores.version[bare] = stretch.version
     if stretch.shadow is None:
@@ -115,9 +112,8 @@ def _score_stretch(
         scores.version[index] == stretch.shadow
     )  # answered by the canary, or by a replica that lags behind
     for version, rows in ((stretch.shadow, index[~theirs]), (stretch.version, index[theirs])):
-        counterpart = models(version) if len(rows) else None
-        if counterpart is not None:
-            scores.shadow[rows] = summarise(counterpart.predict(take(events.columns, rows)))[0]
+        if len(rows):
+            scores.shadow[rows] = summarise(models(version).predict(take(events.columns, rows)))[0]
             scores.shadow_version[rows] = version
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from sqlalchemy import Connection, Engine
 
-from cls.arms import stage_name
-from cls.domain import RolloutState
-from cls.errors import Refused
+from cls.arms import ASKED, Served, stage_name
+from cls.domain import Rollout, RolloutState
+from cls.errors import Permanent, Refused
 from cls.models import ModelCache
-from cls.ports import Predictions, SampleLog, SegmentStore
+from cls.ports import Events, Predictions, SampleLog, SegmentStore
 from cls.score import Stretch, make_plan, score_events
-from cls.shadow import Rivals, shadow_sums
+from cls.shadow import Rivals, pair_sums
 from storage.db import reading, transaction
 from storage.log import next_position, record_segment, write_predictions
 from storage.served import add_served
@@ -20,7 +21,8 @@ from storage.streams import advance, position
 from storage.versions import list_promotions, promotions_covering, rollouts_in, shadow_plan
 
 BATCH_ROWS = 5_000
-SHADOW = stage_name(RolloutState.SHADOW, 0)
+COMPARED = (RolloutState.SHADOW, RolloutState.CANARY)
+Stage = tuple[int, RolloutState, int]  # rollout, its state and step
 
 
 class Scorer:
@@ -74,11 +76,13 @@ class Scorer:
             if stop <= start:
                 return 0
             plan = self._plan(connection, start)
+            compared = rollouts_in(connection, self._stream, *COMPARED)
         if not any(stretch.version for stretch in plan):
             return 0
         events = self._log.events(self._stream, start, stop)
-        rivals = Rivals(self._stream, self._models, {stretch.version for stretch in plan}, self._told)
+        rivals = Rivals(self._stream, self._models, plan[-1].version, self._told)
         scores = score_events(events, plan, rivals)
+        gains = self._gains(compared, events, scores, rivals.errors)
         segment = write_predictions(self._store, self._stream, start, scores)
         try:
             with transaction(self._engine) as connection:
@@ -86,7 +90,9 @@ class Scorer:
                 if _within(self._plan(connection, start), stop) != _within(plan, stop):
                     raise Refused(f"{self._stream}: who scores has changed meanwhile")
                 record_segment(connection, segment)
-                self._count(connection, start, scores, rivals.errors)
+                for rollout in rollouts_in(connection, self._stream, *COMPARED):
+                    for stage, version, gain in gains.get((rollout.id, rollout.state, rollout.step), ()):
+                        add_served(connection, self._stream, rollout.id, stage, version, gain)
         except Refused:  # another scorer, a promotion: nothing was written, the next step sees it
             return 0
         return stop - start
@@ -99,15 +105,31 @@ class Scorer:
             [(row.since, row.version) for row in promotions], shadow_plan(connection, self._stream)
         )
 
-    def _count(self, connection: Connection, start: int, scores: Predictions, errors: dict[int, int]) -> None:
-        """Add what a shadow did to its sums, in the transaction that writes its scores: each row counts once."""
-        for rollout in rollouts_in(connection, self._stream, RolloutState.SHADOW):
+    def _gains(
+        self,
+        compared: Sequence[Rollout],
+        events: Events,
+        scores: Predictions,
+        errors: dict[int, int],
+    ) -> dict[Stage, list[tuple[str, int, Served]]]:
+        """Return what is to be added to the sums of each stage, in the transaction that writes the scores: each row counts once."""
+        gains: dict[Stage, list[tuple[str, int, Served]]] = {}
+        start = int(events.position[0])
+        for rollout in compared:
             if rollout.parent is None:
                 continue
-            parent = self._models.get(self._stream, rollout.parent)
-            for version, gain in shadow_sums(rollout, parent, start, scores, errors).items():
-                if gain.rows or gain.errors:
-                    add_served(connection, self._stream, rollout.id, SHADOW, version, gain)
+            try:
+                parent = self._models.get(self._stream, rollout.parent)
+            except Permanent:  # its bins are not known; the scores do not wait for them
+                continue
+            stage = stage_name(rollout.state, rollout.step)
+            sums = pair_sums(rollout, parent, start, scores, errors)
+            found = [(stage, version, gain) for version, gain in sums.items() if gain.counts_anything]
+            came = int((np.isfinite(events.prediction) & (events.position >= (rollout.since or 0))).sum())
+            if came and rollout.state == RolloutState.SHADOW:
+                found.append((ASKED, rollout.parent, Served(rows=came)))
+            gains[rollout.id, rollout.state, rollout.step] = found
+        return gains
 
 
 def _within(plan: Sequence[Stretch], stop: int) -> list[Stretch]:

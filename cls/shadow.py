@@ -5,11 +5,13 @@ The queue of a shadow is the sample log: bounded on disk, and read at the scorer
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from cls.arms import Served, count_outputs, output_bins
-from cls.domain import Rollout
-from cls.errors import Corrupt, NotFound, Refused
+from cls.domain import Rollout, RolloutState
+from cls.errors import Temporary
 from cls.logging import get_logger
 from cls.models import LoadedModel, ModelCache
 from cls.ports import Predictions
@@ -20,7 +22,10 @@ _log = get_logger(__name__)
 
 
 class Rivals:
-    """The models of one batch: champions load and answer, or raise; a shadow that does neither is counted and answers NaN.
+    """The models of one batch: the champion loads and answers, or raises; another version that does neither is counted, and answers NaN.
+
+    Another version is a shadow, a watched champion's predecessor, or one that served some rows and was rolled back since: a version that
+    cannot be loaded must not keep later rows from being scored.
 
     Parameters
     ----------
@@ -28,60 +33,58 @@ class Rivals:
         The stream.
     cache
         Loads versions.
-    champions
-        Versions without which no row may be scored.
+    champion
+        The version without which no row may be scored.
     known
-        Faults of shadows that were told already; added to.
+        Faults of others that were told already; added to.
     """
 
-    def __init__(
-        self, stream: str, cache: ModelCache, champions: set[int], known: set[tuple[int, str]]
-    ) -> None:
+    def __init__(self, stream: str, cache: ModelCache, champion: int, known: set[tuple[int, str]]) -> None:
         self._stream = stream
         self._cache = cache
-        self._champions = champions
+        self._champion = champion
         self._known = known
         self.errors: dict[int, int] = {}  # by version
 
-    def __call__(self, version: int) -> Predictor | None:
-        """Return a version's model; None for a shadow that cannot be loaded."""
+    def __call__(self, version: int) -> Predictor:
+        """Return a version's model."""
+        if version == self._champion:
+            return self._cache.get(self._stream, version)
+        return _Guarded(version, self)
+
+    def outputs(self, version: int, columns: Columns) -> Floats:
+        """Return a version's predictions; NaN where it cannot be loaded, or raises."""
         try:
-            model = self._cache.get(self._stream, version)
-        except (Corrupt, NotFound, Refused) as error:
-            if version in self._champions:
-                raise
-            self.failed(version, error)
-            return None
-        return model if version in self._champions else _Guarded(model, self)
-
-    def failed(self, version: int, error: Exception) -> None:
-        """Count a failure of a shadow; each kind of it is told once."""
-        self.errors[version] = self.errors.get(version, 0) + 1
-        if (version, str(error)) not in self._known:
-            self._known.add((version, str(error)))
-            _log.error("shadow failed", stream=self._stream, version=version, error=str(error))
-
-
-class _Guarded:
-    """A shadow's model: whatever it raises is its own affair."""
-
-    def __init__(self, model: LoadedModel, rivals: Rivals) -> None:
-        self._model = model
-        self._rivals = rivals
-
-    def predict(self, columns: Columns) -> Floats:
-        """Return its predictions, NaN if it raises."""
-        try:
-            return self._model.predict(columns)
+            return self._cache.get(self._stream, version).predict(columns)
+        except Temporary:  # a store that is away is not the version's fault
+            raise
         except Exception as error:  # noqa: BLE001 - a candidate's error must not keep the champion's rows from being scored
-            self._rivals.failed(self._model.version, error)
+            self.errors[version] = self.errors.get(version, 0) + 1
+            if (version, str(error)) not in self._known:
+                self._known.add((version, str(error)))
+                _log.error("version failed", stream=self._stream, version=version, error=str(error))
             return np.full(rows_of(columns), np.nan)
 
 
-def shadow_sums(
+@dataclass(frozen=True)
+class _Guarded:
+    """A version whose failures are its own affair."""
+
+    version: int
+    rivals: Rivals
+
+    def predict(self, columns: Columns) -> Floats:
+        """Return its predictions, NaN if it fails."""
+        return self.rivals.outputs(self.version, columns)
+
+
+def pair_sums(
     rollout: Rollout, parent: LoadedModel, start: int, scores: Predictions, errors: dict[int, int]
 ) -> dict[int, Served]:
     """Return what both versions of a rollout did on the rows that both were asked for, by version.
+
+    In a canary these are the distributions of predictions alone: users' keys differ between its arms, rows here do not. The rest is counted
+    where users are answered.
 
     Parameters
     ----------
@@ -102,9 +105,12 @@ def shadow_sums(
     sums = {}
     for version in (parent.version, rollout.version):
         value = part.of(version)
+        outputs = count_outputs(value, parent.target_location, parent.target_scale, bins, classes=classes)
+        if rollout.state == RolloutState.CANARY:
+            sums[version] = Served(outputs=outputs)
+            continue
         failed = errors.get(version, 0)
         nonfinite = 0 if failed else int((~np.isfinite(value)).sum())
-        outputs = count_outputs(value, parent.target_location, parent.target_scale, bins, classes=classes)
         sums[version] = Served(
             len(part), int(len(part) > 0), failed, nonfinite, Served().latency, outputs.astype(np.int64)
         )

@@ -341,9 +341,11 @@ def hold_rollout(
     step_at: datetime | None,
     deadline_at: datetime | None,
     approved: str,
+    reason: str,
 ) -> None:
     """Write what operators said about a rollout: pause (with the times that it shifts) and approval. Raises `Refused`."""
     values = {"paused_at": paused_at, "step_at": step_at, "deadline_at": deadline_at, "approved": approved}
+    values["reason"] = reason
     where = (rollouts.c.id == rollout.id, rollouts.c.state == rollout.state)
     if connection.execute(update(rollouts).where(*where).values(**values)).rowcount != 1:
         raise Refused(f"rollout {rollout.id} has moved on")

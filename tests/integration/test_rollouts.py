@@ -199,7 +199,11 @@ def test_pause_moves_the_deadline_and_resume_goes_on(world: World) -> None:
 
 def test_an_approval_is_waited_for_told_once_and_good_for_its_stage_alone(engine: Engine) -> None:
     world = begin(engine, approval="both", deadline="10d")
+    with pytest.raises(Refused, match="does not wait to be approved"):
+        world.hold("approve")
     world.roll()
+    with pytest.raises(Refused, match="does not wait to be approved"):  # not yet: nothing is known of it
+        world.hold("approve")
     world.answers()
     world.pairs(100)
     for _ in range(3):
@@ -207,7 +211,7 @@ def test_an_approval_is_waited_for_told_once_and_good_for_its_stage_alone(engine
         assert held.state == RolloutState.SHADOW
     assert world.told() == ["shadow", "held"]
     assert "approved as canary" in world.hold("approve")
-    with pytest.raises(Refused, match="already"):
+    with pytest.raises(Refused, match="does not wait to be approved"):
         world.hold("approve")
     assert world.roll().state == RolloutState.CANARY
     world.answers()
@@ -218,6 +222,31 @@ def test_an_approval_is_waited_for_told_once_and_good_for_its_stage_alone(engine
     world.hold("approve")
     assert world.roll().state == RolloutState.WATCHING
     assert world.told() == ["shadow", "held", "canary", "canary", "held", "promoted"]
+
+
+def test_an_operator_who_rolls_a_watched_champion_back_ends_its_rollout(world: World) -> None:
+    world.roll()
+    world.pairs(100)
+    world.roll()
+    with transaction(world.engine) as connection:
+        champion = store.champion(connection, "s")
+        assert world.promoter.roll_back_by_hand(connection, champion, world.now, "rolled back by ops") == 1
+    assert world.rollout().state == RolloutState.ROLLED_BACK
+    assert world.champion() == 1
+    assert world.told()[-1] == "rolled_back"
+    assert world.roll().state == RolloutState.ROLLED_BACK
+
+
+def test_what_was_held_says_so_no_longer_once_it_goes_on(world: World) -> None:
+    world.roll()
+    world.hold("pause")
+    world.roll()
+    world.hold("resume")
+    with reading(world.engine) as connection:
+        assert store.list_rollouts(connection, "s", 1)[0].reason == "resumed by ops@here"
+    world.hold("pause")
+    world.roll()
+    assert world.told().count("held") == 2
 
 
 def test_an_abort_sends_it_back_from_anywhere_but_from_the_champion(world: World) -> None:

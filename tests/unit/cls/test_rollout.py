@@ -140,6 +140,9 @@ def test_a_pause_stops_the_clock() -> None:
     [
         ("canary", "", SHADOW, Step.STAY),
         ("canary", "canary", SHADOW, Step.CANARY),
+        ("champion", "", replace(WAITING, light=True), Step.STAY),
+        ("canary", "", replace(WAITING, light=True), Step.STAY),
+        ("canary", "champion", replace(WAITING, light=True), Step.PROMOTE),
         ("canary", "champion", SHADOW, Step.CANARY),
         ("canary", "", CANARY, Step.CANARY),  # the first step was approved
         ("canary", "", replace(CANARY, step=1), Step.PROMOTE),
@@ -159,6 +162,29 @@ def test_stages_wait_for_operators_who_asked_to_be_asked(
     assert found.held == (step == Step.STAY)
     late = next_step(replace(rollout, approved=approved), 1, AT + 72 * HOUR, settings, GOOD)
     assert late.step == (Step.REJECT if step == Step.STAY else step)
+
+
+def test_where_there_is_no_canary_its_approval_is_asked_for_before_it_is_champion() -> None:
+    settings = SETTINGS.model_copy(update={"approval": "canary"})
+    quiet = replace(GOOD, answered=0)
+    held = next_step(SHADOW, 1, AT, settings, quiet)
+    assert (held.step, held.held) == (Step.STAY, True)
+    assert "as champion" in held.reason
+    assert next_step(replace(SHADOW, approved="champion"), 1, AT, settings, quiet).step == Step.PROMOTE
+    assert "no canary" in next_step(SHADOW, 1, AT, SETTINGS, quiet).reason
+    first = replace(WAITING, parent=None)
+    assert next_step(first, None, AT, settings, quiet).step == Step.PROMOTE  # nothing serves without it
+
+
+def test_a_comparison_waits_until_the_champion_is_no_longer_watched() -> None:
+    assert next_step(WAITING, 1, AT, SETTINGS, OPEN, watched=True).step == Step.STAY
+    assert next_step(replace(WAITING, light=True), 1, AT, SETTINGS, OPEN, watched=True).step == Step.PROMOTE
+
+
+def test_a_watch_ends_at_the_deadline_whatever_is_known() -> None:
+    assert next_step(WATCHING, 2, AT + 71 * HOUR, SETTINGS, OPEN).step == Step.STAY
+    assert next_step(WATCHING, 2, AT + 72 * HOUR, SETTINGS, OPEN).step == Step.FINISH
+    assert next_step(WATCHING, 2, AT + 72 * HOUR, SETTINGS, BAD).step == Step.ROLL_BACK
 
 
 def test_what_is_approved_is_what_comes_next() -> None:

@@ -34,6 +34,7 @@ from storage.artifacts import MemoryArtifacts, manifest_digest
 from storage.db import reading, transaction
 from storage.log import Log, record_segment, write_events
 from storage.segments import DiskSegments
+from storage.served import read_served
 from storage.streams import ensure_stream, position
 from storage.versions import add_rollout, add_version, move_rollout, promote, rollouts_in, shadow_plan
 
@@ -95,10 +96,11 @@ def test_each_compared_row_is_a_pair_whoever_answered_it() -> None:
     assert np.isnan(scores.of(9)).all()
 
 
-def test_a_shadow_that_cannot_be_loaded_leaves_the_champion_alone() -> None:
-    scores = score_events(events(3), [Stretch(0, 1, 2)], lambda v: Constant(v) if v == 1 else None)
+def test_a_shadow_that_fails_leaves_the_champion_alone() -> None:
+    scores = score_events(events(3), [Stretch(0, 1, 2)], lambda v: Constant(v if v == 1 else float("nan")))
     assert scores.prediction.tolist() == [1.0] * 3
-    assert (scores.shadow_version == 0).all()
+    assert (scores.shadow_version == 2).all()  # it was asked
+    assert np.isnan(scores.shadow).all()
 
 
 def test_a_class_is_logged_as_its_index_with_one_minus_its_probability() -> None:
@@ -360,7 +362,28 @@ def test_a_damaged_shadow_is_left_out_and_a_damaged_champion_holds_the_rows_back
     for sha256 in second_only:
         world.artifacts._data[sha256] = b"damaged"
     assert world.scorer().step() == 20
-    assert (world.log.predictions(STREAM, 0, 20).shadow_version == 0).all()
+    assert np.isnan(world.log.predictions(STREAM, 0, 20).of(second)).all()
+    with reading(engine) as connection:
+        sums = read_served(connection, STREAM, rollout.id)
+    assert (sums["shadow", second].rows, sums["shadow", second].errors) == (20, 1)  # evidence against it
+    assert (sums["shadow", first].rows, sums["shadow", first].errors) == (20, 0)
+
+
+def test_a_damaged_version_that_was_rolled_back_holds_no_row_back(engine: Engine, tmp_path: Path) -> None:
+    world = World(engine, tmp_path)
+    first, second = world.add_version(1.0), world.add_version(5.0)
+    world.promote(first, None, since=0)
+    world.promote(second, first, since=5)
+    world.add_events(20)
+    for sha256 in set(_files(engine, second)) - set(_files(engine, first)):
+        world.artifacts._data[sha256] = b"damaged"
+    with pytest.raises(Corrupt, match="version 2"):
+        world.scorer().step()
+    world.promote(first, second, since=10)
+    assert world.scorer().step() == 20
+    found = world.log.predictions(STREAM, 0, 20)
+    assert found.version.tolist() == [first] * 5 + [second] * 5 + [first] * 10
+    assert np.isfinite(found.prediction).tolist() == [True] * 5 + [False] * 5 + [True] * 10
 
 
 def _files(engine: Engine, version: int) -> list[str]:
