@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cls.arms import BEFORE, LATENCY_US, LIVE, Counts, Served, stage_name
+from cls.arms import ASKED, BEFORE, LATENCY_US, LIVE, Counts, Served, stage_name
 from cls.config import RolloutConfig
 from cls.domain import Json, Rollout, RolloutState
 from detectors.evidence import (
@@ -256,10 +256,10 @@ class _Rates:
 
 
 def _past(served: Sums, version: int) -> Served:
-    """Return what a version did while it answered: in a shadow it answers nobody."""
+    """Return what a version did while it answered: in a shadow it answers nobody, and rows that were asked for are in another stage."""
     sums = Served()
     for (stage, which), one in served.items():
-        if which == version and stage != stage_name(RolloutState.SHADOW, 0):
+        if which == version and stage not in (ASKED, stage_name(RolloutState.SHADOW, 0)):
             sums = sums + one
     return sums
 

@@ -109,10 +109,11 @@ def test_few_heavy_keys_in_a_canary_are_no_drift_of_equal_versions(groups: int) 
     for _ in range(50):
         centre = random.normal(0, 1, groups)
         value = centre[random.integers(0, groups, 5000)] + random.normal(0, 0.3, (2, 5000))
-        mine, theirs = (Served(outputs=count_outputs(one, 0, 1, 32, classes=False)) for one in value)
+        mine, theirs, moved = (
+            Served(outputs=count_outputs(one, 0, 1, 32, classes=False)) for one in (*value, value[0] + 1)
+        )
         assert breached(canary, beside("canary-0", mine, theirs)) == []
-    moved = Served(outputs=count_outputs(value[0] + 1, 0, 1, 32, classes=False))
-    assert breached(canary, beside("canary-0", moved, theirs)) == ["drift"]
+        assert breached(canary, beside("canary-0", moved, theirs)) == ["drift"]
 
 
 def test_what_befalls_both_is_no_fault_of_the_version() -> None:
@@ -155,6 +156,7 @@ def test_a_predecessor_s_rates_count_at_the_upper_end_of_what_its_rows_leave_ope
         ("champion", NEW): new,
         (BEFORE, OLD): sums(50_000),
         ("shadow", OLD): sums(50_000, nonfinite=500),
+        ("asked", OLD): Served(rows=50_000),
     }
     assert "nonfinite" in breached(WATCHING, served)
     assert found(WATCHING, served)["nonfinite"].figures["other"] == [0, 50_000]
@@ -309,4 +311,5 @@ def test_labels_that_come_after_all_count_against_a_version_that_guardrails_woul
 def test_a_shadow_is_answered_by_the_champion_alone() -> None:
     served = beside("shadow", sums(500), sums(500)) | {("champion", OLD): sums(300)}
     assert judge(SHADOW, served, KEYS, SETTINGS).answered == 300
+    assert judge(SHADOW, served | {("asked", OLD): Served(rows=400)}, KEYS, SETTINGS).answered == 400
     assert judge(SHADOW, beside("shadow", sums(500), sums(500)), KEYS, SETTINGS).answered == 0
