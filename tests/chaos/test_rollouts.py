@@ -23,7 +23,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "rollout": {
         "light": False,
         "shadow_rows": 150,
-        "step_rows": 100,
+        "step_rows": 250,
         "canary_steps": list(STEPS),
         "margin": 0.6,
         "watch_margin": 0.9,
