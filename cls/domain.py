@@ -56,6 +56,9 @@ class Batch:
     role: Any  # int8 (N,), see Role
     prediction: Any  # float64 (N,), NaN where the event came without one
     version: Any  # int64 (N,), version that made the prediction, 0 where there is none
+    uncertainty: Any = (
+        None  # float64 (N,), that of the prediction, NaN where the event came without; None: so do all
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,10 +23,8 @@ from cls.typed import derived
 from detectors.columns import Categorical, Column, Columns, take
 from detectors.derive import NO_TIME
 
-PREDICTION, VERSION = (
-    "cls_prediction",
-    "cls_version",
-)  # an event may bring the prediction that was served for it
+PREDICTION, VERSION = "cls_prediction", "cls_version"  # an event may bring what was served for it
+UNCERTAINTY = "cls_uncertainty"  # for classification, with the prediction: 1 - the probability of its class
 KEY_LIMIT = 255
 VERSION_LIMIT = 2**31 - 1
 
@@ -93,6 +91,7 @@ def take_events(
     prediction = numbers(table, PREDICTION, faults.add, PREDICTION)
     version = np.nan_to_num(numbers(table, VERSION, faults.add, VERSION), nan=0.0, posinf=0.0, neginf=0.0)
     faults.add((version < 0) | (version > VERSION_LIMIT), f"{VERSION} is not the number of a version")
+    uncertainty = _uncertainty(table, stream, faults)
     target = _targets(table, stream, faults)
     label_us = time_us
     if schema.label_time and schema.label_time in table.column_names:
@@ -115,6 +114,7 @@ def take_events(
         roles([group[row] for row in keep]),
         prediction[keep],
         version[keep].astype(np.int64),
+        None if uncertainty is None else uncertainty[keep],
     )
     labels = Labels([key[row] for row in labelled], target[labelled], label_us[labelled])
     return Intake(batch, labels, faults.letters(table, "events"), [group[row] for row in keep])
@@ -196,6 +196,14 @@ def _featureless(columns: Columns, rows: int) -> Mask:
     for column in columns.values():
         missing &= column.codes < 0 if isinstance(column, Categorical) else np.isnan(column)
     return missing
+
+
+def _uncertainty(table: pa.Table, stream: StreamConfig, faults: _Faults) -> NDArray[np.float64] | None:
+    if stream.task == "regression" or UNCERTAINTY not in table.column_names:
+        return None
+    uncertainty = numbers(table, UNCERTAINTY, faults.add, UNCERTAINTY)
+    faults.add((uncertainty < 0) | (uncertainty > 1), f"{UNCERTAINTY} is not between 0 and 1")
+    return uncertainty
 
 
 def _targets(table: pa.Table, stream: StreamConfig, faults: _Faults) -> NDArray[np.float64]:

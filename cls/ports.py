@@ -30,6 +30,7 @@ class Events:
     role: NDArray[np.int8]
     prediction: NDArray[np.float64]  # NaN where the event came without one
     version: NDArray[np.int64]
+    uncertainty: NDArray[np.float64] | None = None  # of the prediction; None where no event came with one
 
     def __len__(self) -> int:
         return len(self.position)
@@ -43,6 +44,7 @@ class Events:
             self.role[index],
             self.prediction[index],
             self.version[index],
+            None if self.uncertainty is None else self.uncertainty[index],
         )
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from cls.config import SchemaConfig
 from cls.errors import Temporary
-from cls.ingest import PREDICTION, VERSION
+from cls.ingest import PREDICTION, UNCERTAINTY, VERSION
 from cls.logging import get_logger
 from cls.records import table_of
 from detectors.columns import Categorical, Column, Columns, concat
@@ -41,6 +41,7 @@ class Answered:
 
     rows: Any  # records, or a pyarrow.Table
     prediction: NDArray[np.float64]  # (N,) in target units, or indices of classes
+    uncertainty: NDArray[np.float64]  # (N,) 1 - the probability of the class, NaN for regression
     version: int
     columns: Columns | None = None  # features of records, read already: nobody has to read them twice
 
@@ -71,7 +72,7 @@ class PredictionLog:
         self._sequence = count()
         self._waiting: dict[str, deque[Answered]] = {}
         self._held = 0  # rows buffered or on their way
-        self.lost = 0  # rows for which there was no room
+        self.lost = 0  # rows for which there was no room, or that could not be written
         self._changed = Condition()
         self._deadline: float | None = None  # monotonic time at which closing gives up
         self._thread = Thread(target=self._run, name="prediction-log", daemon=True)
@@ -123,18 +124,35 @@ class PredictionLog:
             return rows
         names = self._names[stream]
         records = [{name: record[name] for name in names if name in record} for record in rows.rows]
-        return Answered(records, rows.prediction, rows.version, rows.columns)
+        return Answered(records, rows.prediction, rows.uncertainty, rows.version, rows.columns)
 
     @staticmethod
     def _group(waiting: deque[Answered]) -> list[Answered]:
+        """Take the next rows that make one table: records, or tables of the same columns."""
         group, rows = [waiting.popleft()], 0
+        kind = _kind(group[0])
         while waiting and (rows := rows + len(group[-1])) < _REQUEST_ROWS:
+            if _kind(waiting[0]) != kind:
+                break
             group.append(waiting.popleft())
         return group
 
     def _write(self, stream: str, group: list[Answered]) -> bool:
-        """Put a group into the inbox, however often it takes; False when closing ran out of patience."""
-        sequence, table, failed = next(self._sequence), log_table(group, self._names[stream]), False
+        """Write a group, or lose it if that is impossible; False when closing ran out of patience."""
+        rows = sum(map(len, group))
+        try:
+            done, lost = self._put(stream, log_table(group, self._names[stream])), 0
+        except Exception as error:  # noqa: BLE001 - one group must not end the log of all streams
+            _log.error("predictions lost", stream=stream, rows=rows, error=str(error), exc_info=error)
+            done, lost = True, rows
+        with self._changed:
+            self.lost += lost
+            self._held -= rows if done else 0
+        return done
+
+    def _put(self, stream: str, table: pa.Table) -> bool:
+        """Put a table into the inbox, however often it takes."""
+        sequence, failed = next(self._sequence), False
         while True:
             try:
                 self._inbox.put(stream, self._producer, sequence, "events", table)
@@ -147,8 +165,6 @@ class PredictionLog:
                         return False
                     self._changed.wait(0.5)
             else:
-                with self._changed:
-                    self._held -= table.num_rows
                 return True
 
 
@@ -159,25 +175,34 @@ def logged_names(schema: SchemaConfig) -> tuple[str, ...]:
 
 
 def log_table(group: Sequence[Answered], names: tuple[str, ...]) -> pa.Table:
-    """Return rows as a table of events, each with its prediction and the version that made it.
+    """Return rows as a table of events, each with its prediction, a classifier's uncertainty, and the version that made them.
 
-    Features that were read for the prediction are written as they were read: ingest reads them in the same way.
+    Records' features that were read for the prediction are written as they were read: ingest reads them in the same way. Tables are
+    written as they came; they must have the same columns.
     """
-    records = list(
-        chain.from_iterable(
-            one.rows.select([name for name in names if name in one.rows.column_names]).to_pylist()
-            if isinstance(one.rows, pa.Table)
-            else one.rows
-            for one in group
-        )
-    )
-    read = _read_already(group, names)
-    table = table_of(records, [name for name in names if name not in read])
+    if isinstance(group[0].rows, pa.Table):
+        tables = [_selected(one.rows, names) for one in group]
+        table, read = pa.concat_tables(tables).unify_dictionaries(), dict[str, pa.Array]()
+    else:
+        records = list(chain.from_iterable(one.rows for one in group))
+        read = _read_already(group, names)
+        table = table_of(records, [name for name in names if name not in read])
     columns = dict(zip(table.column_names, table.columns, strict=True)) | read
     columns[PREDICTION] = pa.array(np.concatenate([one.prediction for one in group]))
+    uncertainty = np.concatenate([one.uncertainty for one in group])
+    if np.isfinite(uncertainty).any():  # a classifier's
+        columns[UNCERTAINTY] = pa.array(uncertainty)
     versions = [np.full(len(one), one.version, np.int64) for one in group]
     columns[VERSION] = pa.array(np.concatenate(versions))
     return pa.table(columns)
+
+
+def _kind(one: Answered) -> pa.Schema | None:
+    return one.rows.schema if isinstance(one.rows, pa.Table) else None
+
+
+def _selected(table: pa.Table, names: tuple[str, ...]) -> pa.Table:
+    return table.select([name for name in names if name in table.column_names])
 
 
 def _read_already(group: Sequence[Answered], names: tuple[str, ...]) -> dict[str, pa.Array]:

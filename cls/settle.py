@@ -94,11 +94,11 @@ def settle(computed: Computed, seat: Seat, shared: Shared) -> list[Part]:
     if values is None:
         return passed_on
     oldest = min(piece.part.since for piece in computed.pieces)
-    value = summarise(values)[0]
-    shared.tally.batch(seat.arm, time.monotonic() - oldest, value, seat.bins)
+    summary = summarise(values)
+    shared.tally.batch(seat.arm, time.monotonic() - oldest, summary[0], seat.bins)
     shared.meter.batch(seat.model.stream, seat.role, len(values), computed.seconds)
     if np.isfinite(values).all() and computed.whole:
-        _answer_all(computed, values, value, seat, shared)
+        _answer_all(computed, values, summary, seat, shared)
         return passed_on
     offset = 0
     for piece in computed.pieces:
@@ -114,10 +114,13 @@ def settle(computed: Computed, seat: Seat, shared: Shared) -> list[Part]:
     return passed_on
 
 
-def _answer_all(computed: Computed, values: Floats, value: Floats, seat: Seat, shared: Shared) -> None:
+def _answer_all(
+    computed: Computed, values: Floats, summary: tuple[Floats, Floats], seat: Seat, shared: Shared
+) -> None:
     """Answer a batch of whole requests that all go to the log: the usual case, logged at once."""
     model, offset = seat.model, 0
-    taken = shared.log.offer(model.stream, Answered(computed.records, value, model.version, computed.columns))
+    answered = Answered(computed.records, *summary, model.version, computed.columns)
+    taken = shared.log.offer(model.stream, answered)
     for piece in computed.pieces:
         rows = piece.rows
         piece.part.answer(Predicted(values[offset : offset + rows], model, rows if taken else 0))
@@ -132,8 +135,8 @@ def _answer(part: Part, values: Floats, seat: Seat, shared: Shared) -> None:
         rows = part.rows
         if len(index) < part.number:
             rows = rows.take(index) if isinstance(rows, pa.Table) else [rows[row] for row in index]
-        value = summarise(values)[0][index]
-        if shared.log.offer(seat.model.stream, Answered(rows, value, seat.model.version)):
+        value, uncertainty = summarise(values[index])
+        if shared.log.offer(seat.model.stream, Answered(rows, value, uncertainty, seat.model.version)):
             logged = len(index)
     part.answer(Predicted(values, seat.model, logged))
 

@@ -357,7 +357,9 @@ class StreamLoop:
 
 def _positioned(batch: Batch, start: int) -> Events:
     position = np.arange(start, start + len(batch.key), dtype=np.int64)
-    return Events(batch.columns, position, batch.time_us, batch.role, batch.prediction, batch.version)
+    return Events(
+        batch.columns, position, batch.time_us, batch.role, batch.prediction, batch.version, batch.uncertainty
+    )
 
 
 def _label_record(settings: StreamConfig, row: Any) -> Json:

@@ -17,7 +17,7 @@ from cls.detect import HISTORY, kl_detector
 from cls.domain import Champion
 from cls.judge import judge_counts
 from cls.loss_windows import LossWindows
-from cls.outputs import output_columns
+from cls.outputs import comparable, counted_without, output_columns
 from cls.ports import Events, Predictions, SampleLog
 from cls.times import from_us
 from detectors.reference import Reference
@@ -127,16 +127,17 @@ class Watcher:
         settings = self.settings.detect
         estimate = None
         if window.rows >= settings.label_rows:
-            counts = None if reference.outputs is None else window.outputs
+            outputs = reference.outputs
+            told = outputs is not None and not counted_without(outputs, window.outputs)
+            counts = window.outputs if told else None
             estimate = reference.estimate_loss(window.inputs, counts)
-            if reference.outputs is not None and settings.watch_outputs:
+            if outputs is not None and settings.watch_outputs:
                 history = drift_store.recent_nats(
                     connection, self.name, champion.promotion, HISTORY, "prediction"
                 )
                 span = window.start, window.stop, window.time_from, window.time_to
                 detector = kl_detector(settings, window.time_to - window.time_from)
-                verdict = judge_counts(
-                    "prediction", span, window.outputs, reference.outputs, detector, history, estimate
-                )
+                seen, found = comparable(outputs, window.outputs)
+                verdict = judge_counts("prediction", span, found, seen, detector, history, estimate)
                 self.actor.record(connection, champion, verdict)
         self.windows.expect(connection, champion, window, estimate)

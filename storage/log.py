@@ -80,16 +80,16 @@ _OVERLAPPING = (  # those that share positions with [start, stop)
 
 def write_events(store: SegmentStore, stream: str, start: int, batch: Batch) -> Segment:
     """Write a batch of events from position `start` on."""
-    table = pa.table(
-        from_columns(batch.columns)
-        | {
-            KEY: pa.array(batch.key, pa.string()),
-            TIME: batch.time_us,
-            ROLE: batch.role,
-            PREDICTION: batch.prediction,
-            VERSION: batch.version,
-        }
-    )
+    columns = from_columns(batch.columns) | {
+        KEY: pa.array(batch.key, pa.string()),
+        TIME: batch.time_us,
+        ROLE: batch.role,
+        PREDICTION: batch.prediction,
+        VERSION: batch.version,
+    }
+    if batch.uncertainty is not None:
+        columns[UNCERTAINTY] = batch.uncertainty
+    table = pa.table(columns)
     return _write(store, stream, "events", start, table, times_us=batch.time_us)
 
 
@@ -275,6 +275,7 @@ class Log:
             table.column(ROLE).to_numpy().astype(np.int8),
             to_floats(table.column(PREDICTION)),
             _integers(table, VERSION),
+            to_floats(table.column(UNCERTAINTY)) if UNCERTAINTY in table.column_names else None,
         )
 
 
@@ -295,6 +296,15 @@ def _join(parts: Sequence[Events]) -> Events:
         np.concatenate([part.role for part in parts]),
         np.concatenate([part.prediction for part in parts]),
         np.concatenate([part.version for part in parts]),
+        _joined_uncertainty(parts),
+    )
+
+
+def _joined_uncertainty(parts: Sequence[Events]) -> NDArray[np.float64] | None:
+    if all(part.uncertainty is None for part in parts):
+        return None
+    return np.concatenate(
+        [np.full(len(part), np.nan) if part.uncertainty is None else part.uncertainty for part in parts]
     )
 
 

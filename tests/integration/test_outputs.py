@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, select
 
 from cls.config import StreamConfig
-from cls.detect import input_detector
+from cls.detect import input_detector, kl_detector
 from cls.domain import Champion
+from cls.ingest import UNCERTAINTY
 from cls.jobs import Bench, NoControl, publish, run
 from cls.models import ModelCache
+from cls.outputs import comparable, output_columns
 from cls.ports import RawBatch
+from cls.prediction_log import Answered, log_table, logged_names
+from cls.score import summarise
 from cls.scorer import Scorer
 from cls.stream import Ports, StreamLoop
 from detectors.reference import Reference
@@ -323,3 +327,60 @@ def test_watching_can_be_left_out(engine: Engine) -> None:
     assert world.episodes() == []
     assert world.verdicts("label") == world.verdicts("prediction") == []
     assert any(window.inside is not None for window in world.windows())
+
+
+class Served(World):
+    """A stream whose rows have been answered by `cls serve`: they come from its log, with what was predicted."""
+
+    bare = False  # as of a user who sends predictions without their uncertainty
+
+    def feed(self, rows: int, law: Law, **other: Any) -> None:
+        """Answer rows in batches of 300, log them, and send their labels."""
+        models = ModelCache(self.engine, self.artifacts, {}, 4)
+        champion = self.champion().version
+        model, names = models.get("s", champion), logged_names(self.stream.columns)
+        assert not other
+        for _ in range(rows // 300):
+            x = self.rng.normal(0, 1, 300)
+            keys = [f"k{i}" for i in range(self.rows, self.rows + 300)]
+            times = [(START + (self.rows + i) * MINUTE).isoformat() for i in range(300)]
+            records = [{"id": k, "at": t, "x": v} for k, t, v in zip(keys, times, x.tolist(), strict=True)]
+            summary = summarise(model.predict({"x": x}))
+            table = log_table([Answered(records, *summary, champion)], names)
+            self.source.push("events", table.drop_columns([UNCERTAINTY]) if self.bare else table)
+            value = np.array(["no", "yes"])[law(self.rng, x).astype(np.int64)]
+            self.source.push("labels", pa.table({"id": keys, "y": value, "label_time": times}))
+            self.rows += 300
+            self.settle()
+            kept = self.log.predictions("s", self.rows - 300, self.rows)
+            np.testing.assert_array_equal(kept.prediction, summary[0])
+            np.testing.assert_array_equal(kept.uncertainty, np.full(300, np.nan) if self.bare else summary[1])
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_rows_that_were_answered_by_serve_are_no_drift(engine: Engine, bare: bool) -> None:
+    world = Served(engine, settings("classification"))
+    World.feed(world, FIRST, coin())
+    world.bare = bare
+    world.feed(12 * WINDOW, coin())
+    verdicts = world.verdicts("prediction")
+    assert len(verdicts) >= 11
+    assert world.episodes() == []
+    drift = verdicts[-1].drift
+    assert {feature["name"] for feature in drift["features"]} == (
+        {"prediction"} if bare else {"prediction", "uncertainty"}
+    )
+    assert all(row.losses["mean"] > 0 for row in verdicts)
+
+
+def test_predictions_that_moved_alarm_without_their_uncertainty(engine: Engine) -> None:
+    world = Served(engine, settings("classification"))
+    World.feed(world, FIRST, coin())
+    reference = world.reference().outputs
+    assert reference is not None
+    predicted = np.r_[np.zeros(20), np.ones(180)]
+    counts = reference.count(output_columns(world.stream, predicted, np.full(200, np.nan)))
+    seen, found = comparable(reference, counts)
+    assert kl_detector(world.stream.detect).compare(seen, found).alarm
+    calm = reference.count(output_columns(world.stream, predicted, np.full(200, 0.2)))
+    assert comparable(reference, calm)[0] is reference
