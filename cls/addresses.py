@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from functools import lru_cache
+from ipaddress import IPv6Address, IPv6Network, ip_address
 
 
 def host_of(address: str) -> str:
@@ -25,3 +26,20 @@ def is_loopback(address: str) -> bool:
     """Whether only this machine reaches host:port; a name other than localhost may be anyone's."""
     host = host_of(address)
     return host == "localhost" or (is_literal(host) and ip_address(host).is_loopback)
+
+
+@lru_cache(maxsize=4096)
+def sender_of(address: str) -> str:
+    """Return who is behind a client's address: of IPv6 its /64, in which one client has 2^64 of them.
+
+    Examples
+    --------
+    >>> sender_of("2001:db8::1:2:3:4"), sender_of("::ffff:10.0.0.1"), sender_of("10.0.0.1")
+    ('2001:db8::/64', '10.0.0.1', '10.0.0.1')
+    """
+    if not is_literal(address):
+        return address
+    found = ip_address(address)
+    if not isinstance(found, IPv6Address):
+        return address
+    return str(found.ipv4_mapped or IPv6Network((int(found), 64), strict=False))

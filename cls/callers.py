@@ -8,7 +8,9 @@ from typing import TypeVar
 
 from cls.addresses import host_of, is_literal, is_loopback
 
-STRANGER = "cls.stranger"  # in a request's ASGI scope: whether it came in where others need a token
+# What the guard leaves in a request's ASGI scope.
+STRANGER = "cls.stranger"  # whether it came in where others need a token
+TOKEN = "cls.token"  # noqa: S105 - the key of its Token, or None
 Header = TypeVar("Header")
 _MANY = 1000  # headers remembered at most: strangers choose them
 

@@ -1,27 +1,29 @@
 """What stands before both HTTP doors: Host, Origin, token, scope and rate are looked at before anything reads a body.
 
     421  a Host header that a page from elsewhere could have chosen (DNS rebinding)
-    403  a page of another origin; a token without the scope that is needed
+    403  a page of another origin; a token without the scope that is needed; a proxy before a door that needs no tokens
     401  no token where one is needed, or one that is not valid
     429  too many requests of one token, or of one address
 
 Tokens are needed on every address but the loopback, and there with `http.require_tokens`. One that is presented is looked at
-everywhere. It stands in `Authorization: Bearer`, never in the address, which proxies write into their logs.
+everywhere. It stands in `Authorization: Bearer`, never in the address, which proxies write into their logs. Where none is needed, a
+request that a proxy passed on is refused: everybody could come that way.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import orjson
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cls.addresses import is_loopback
-from cls.callers import STRANGER, Hosts, Origins
+from cls.addresses import is_loopback, sender_of
+from cls.callers import STRANGER, TOKEN, Hosts, Origins
 from cls.config import Config, HttpConfig
+from cls.logging import get_logger
 from cls.rates import Rates
 from cls.token_book import Refusal, TokenBook
 from cls.tokens import Token
@@ -40,13 +42,15 @@ OPEN = frozenset(
     {"/healthz", "/readyz"}
 )  # to everyone, so that supervisors need no token; strangers get no details
 OPEN_HERE = frozenset({"/openapi.json"})  # to everyone on the loopback
-TOKEN = "cls.token"  # noqa: S105 - the key of the request's Token, or None, in its ASGI scope
 
+_COMPLAINTS = 1 / 60  # a second that one address can put into the log
+_PROXIED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
 _TWICE = b"\0"  # stands for a header that was sent twice: no value of one, and refused
 _METHODS = b"GET, HEAD, POST"
 _HEADERS = b"authorization, content-type, x-cls-producer, x-cls-sequence"
 _Headers = list[tuple[bytes, bytes]]
 _Refused = tuple[int, str, _Headers]  # status, reason, headers beside
+_log = get_logger(__name__)
 
 
 def guard(config: Config, listening: str, book: TokenBook | None) -> Middleware:
@@ -61,14 +65,23 @@ def guard(config: Config, listening: str, book: TokenBook | None) -> Middleware:
     book
         Knows the tokens; with None, none is valid.
     """
-    return Middleware(Guard, http=config.http, listening=listening, book=book)
+    return Middleware(Guard, http=config.http, listening=listening, book=book, streams=config.streams)
 
 
 def scope_of(method: str, path: str) -> str:
     """Return the scope that a request needs where tokens are needed."""
-    if path.startswith("/v1/streams/") and path.count("/") == 4 and method == "POST":
-        return KINDS.get(path[path.rindex("/") + 1 :], "admin")
+    asked = _asked_of(path)
+    if asked is not None and method == "POST":
+        return KINDS.get(asked[1], "admin")
     return PATHS.get(path, "read" if method in LOOKING else "admin")
+
+
+def _asked_of(path: str) -> tuple[str, str] | None:
+    """Return stream and action of /v1/streams/NAME/ACTION, None for other paths."""
+    if not path.startswith("/v1/streams/") or path.count("/") != 4:
+        return None
+    stream, _, action = path.removeprefix("/v1/streams/").partition("/")
+    return stream, action
 
 
 class Guard:
@@ -80,6 +93,8 @@ class Guard:
         The application behind it.
     clock
         Monotonic seconds.
+    streams
+        Names of those that are configured.
     """
 
     def __init__(
@@ -89,16 +104,19 @@ class Guard:
         listening: str,
         book: TokenBook | None,
         clock: Callable[[], float] = time.monotonic,
+        streams: Container[str] = (),
     ) -> None:
         self._app = app
         self._book = book
         self._clock = clock
+        self._streams = streams
         self._hosts = Hosts(listening, http.hosts)
         self._origins = Origins(http.origins)
         self._needed = http.require_tokens or not is_loopback(listening)
         self._open = OPEN | OPEN_HERE if is_loopback(listening) else OPEN
         rate = http.requests_per_second
         self._rates = None if rate is None else Rates(rate)
+        self._complaints = Rates(_COMPLAINTS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, or refuse."""
@@ -108,8 +126,14 @@ class Guard:
         if scope["type"] != "http":  # websockets: nothing here speaks them
             await send({"type": "websocket.close", "code": 1008})
             return
-        host, origin, authorization = _headers(scope)
+        host, origin, authorization, proxied = _headers(scope)
         refusal = self._foreign(scope, host, origin)
+        if refusal is None and proxied and not self._needed:
+            refusal = (
+                403,
+                "a proxy passed this on, to a door that asks nobody for a token: set require_tokens = true in [http]",
+                [],
+            )
         if refusal is None and origin is not None:
             if scope["method"] == "OPTIONS":
                 await _answer(send, 204, b"", _preflight(origin))
@@ -150,10 +174,12 @@ class Guard:
                 )
         if token is None:
             if text is not None:
+                self._complain(scope)
                 return _unknown(
                     "the token is not valid: unknown, expired or revoked", b', error="invalid_token"'
                 )
             if self._needed:
+                self._complain(scope)
                 return _unknown("a token is needed: Authorization: Bearer cls_...", b"")
         else:
             needed = scope_of(scope["method"], scope["path"])
@@ -171,17 +197,27 @@ class Guard:
     def _note(self, scope: Scope, token: Token, needed: str) -> None:
         """Keep for the audit that an operator's action was refused."""
         if needed in ("operate", "admin") and self._book is not None:
-            parts = scope["path"].split("/")
-            below = len(parts) == 5 and parts[2] == "streams"
-            stream, action = (
-                (parts[3][:63], parts[4]) if below else (None, f"{scope['method']} {scope['path']}")
+            stream, action = _asked_of(scope["path"]) or (None, scope["path"])
+            self._book.refused(
+                Refusal(
+                    token,
+                    client_of(scope),
+                    action if action in KINDS or action in PATHS else "other",  # no text of the caller's own
+                    stream if stream in self._streams else None,
+                    needed,
+                )
             )
-            self._book.refused(Refusal(token, client_of(scope), action[:64], stream, needed))
+
+    def _complain(self, scope: Scope) -> None:
+        """Log that a token was missing or wrong, once a minute for each address."""
+        if not self._complaints.wait(_sender(scope), self._clock()):
+            _log.warning("no valid token", origin=client_of(scope))
 
 
-def _headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None]:
-    """Return Host, Origin and Authorization."""
+def _headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None, bool]:
+    """Return Host, Origin and Authorization, and whether a proxy says that it passed the request on."""
     host = origin = authorization = None
+    proxied = False
     for name, value in scope["headers"]:
         if name == b"host":
             host = value if host is None else _TWICE
@@ -189,7 +225,9 @@ def _headers(scope: Scope) -> tuple[bytes, bytes | None, bytes | None]:
             authorization = value if authorization is None else _TWICE
         elif name == b"origin":
             origin = value if origin is None else _TWICE
-    return host or b"", origin, authorization
+        elif name in _PROXIED:
+            proxied = True
+    return host or b"", origin, authorization, proxied
 
 
 def client_of(scope: Scope) -> str:
@@ -199,9 +237,8 @@ def client_of(scope: Scope) -> str:
 
 
 def _sender(scope: Scope) -> str:
-    """Return whose rate counts: an IPv6 client has 2^64 addresses, and one bucket."""
-    address = client_of(scope)
-    return ":".join(address.split(":")[:4]) if ":" in address else address
+    """Return whose rate counts."""
+    return sender_of(client_of(scope))
 
 
 def _bearer(header: bytes) -> bytes | None:

@@ -13,6 +13,7 @@ refused.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -24,10 +25,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cls.asking import answer_to, place
+from cls.callers import TOKEN
 from cls.config import Config
 from cls.domain import Json
 from cls.errors import BadData, NotFound, Refused, Unavailable
-from cls.guard import TOKEN, client_of
+from cls.guard import client_of
 from cls.records import parse_json
 from cls.tokens import Token
 from cls.web import Problem, answer, read_body
@@ -38,9 +40,11 @@ from storage.versions import list_rollouts
 
 Found = TypeVar("Found")
 LONGEST_WAIT = 60.0  # seconds
+WAITERS = 8  # at once; others are answered 202 without waiting: each asks the database ten times a second
 MOST_ROWS = 1000
 _BODY_BYTES = 64 << 10
 _POLL_SECONDS = 0.1
+_KEY = re.compile(r"[0-9a-f]{32}")  # of a request, see `cls.asking.place`
 _KINDS = ("manual", "promote", "rollback", "pause", "resume", "approve", "abort")
 _ARGUMENTS: dict[str, dict[str, type]] = {
     "manual": {"strategy": str, "full": bool},
@@ -81,6 +85,7 @@ class _Desk:
         self._config = config
         self._engine = engine
         self._wake = wake
+        self._waiting = 0
 
     def asks(self, kind: str) -> Callable[[Request], Any]:
         """Return the endpoint of a kind of request."""
@@ -112,15 +117,23 @@ class _Desk:
         return ask
 
     async def _wait(self, stream: str, key: str, seconds: float) -> str | None:
+        if self._waiting >= WAITERS:
+            return None
         until = time.monotonic() + seconds
         outcome = None
-        while outcome is None and time.monotonic() < until:
-            await asyncio.sleep(_POLL_SECONDS)
-            outcome = await _told(lambda: answer_to(self._engine, stream, key))
+        self._waiting += 1
+        try:
+            while outcome is None and time.monotonic() < until:
+                await asyncio.sleep(_POLL_SECONDS)
+                outcome = await _told(lambda: answer_to(self._engine, stream, key))
+        finally:
+            self._waiting -= 1
         return outcome
 
     async def request(self, request: Request) -> Response:
         stream, key = self._known(request.path_params["name"]), request.path_params["id"]
+        if not _KEY.fullmatch(key):
+            raise Problem(404, f"stream {stream} has no request {key[:40]!r}")
         outcome = await _told(lambda: answer_to(self._engine, stream, key))
         return answer(200, {"stream": stream, "request": key, "outcome": outcome})
 

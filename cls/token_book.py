@@ -10,18 +10,22 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from threading import Lock
 
 from sqlalchemy import Engine
 
 from cls.addresses import is_loopback
 from cls.config_faults import ConfigError, Fault
+from cls.errors import Temporary
+from cls.logging import get_logger
 from cls.tokens import Token, check, parse
 from storage.audit import record
 from storage.db import read_clock, reading, transaction
 from storage.tokens import note_uses, usable_tokens
 
 REFRESH_SECONDS = 2.0  # between two renewals: how long a revoked token may still work
-_REFUSALS = 1000  # kept between two renewals, at most
+_REFUSALS = 1000  # kept between two renewals, at most: the newest; the others are counted
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ class TokenBook:
         self._skew = 0.0  # seconds by which the database's clock is ahead of this machine's
         self._used: dict[str, int] = {}  # id -> minute since the epoch of its last use
         self._noted: dict[str, int] = {}  # id -> minute that the database knows of
+        self._lock = Lock()  # over the refusals
         self._refusals: deque[Refusal] = deque(maxlen=_REFUSALS)
+        self._lost = 0  # refusals that there was no room for
 
     def check(self, text: bytes) -> Token | None:
         """Return the valid token that a text is, None if it is none; unknown ids take as long as wrong secrets."""
@@ -66,7 +72,7 @@ class TokenBook:
 
     def refused(self, refusal: Refusal) -> None:
         """Keep, for the audit, that a token had no right to an action; written at the next renewal."""
-        self._refusals.append(refusal)
+        self._keep([refusal])
 
     @property
     def any_valid(self) -> bool:
@@ -90,11 +96,24 @@ class TokenBook:
 
     def _write(self) -> None:
         used = {name: minute for name, minute in self._used.copy().items() if self._noted.get(name) != minute}
-        refusals = [self._refusals.popleft() for _ in range(len(self._refusals))]
+        with self._lock:
+            refusals, lost = list(self._refusals), self._lost
+            self._refusals.clear()
+            self._lost = 0
         if not used and not refusals:
             return
         try:
             with transaction(self._engine) as connection:
+                if lost:
+                    record(
+                        connection,
+                        actor="tokens",
+                        origin="http",
+                        action="other",
+                        stream=None,
+                        arguments={"requests": lost},
+                        outcome=f"refused: {lost} more for want of a scope, too many to be told one by one",
+                    )
                 note_uses(connection, {name: datetime.fromtimestamp(m * 60, UTC) for name, m in used.items()})
                 for one in refusals:
                     record(
@@ -106,10 +125,20 @@ class TokenBook:
                         arguments={},
                         outcome=f"refused: needs the scope {one.needed}",
                     )
-        except Exception:
-            self._refusals.extendleft(reversed(refusals))
+        except Temporary:
+            with self._lock:
+                newer, self._lost = list(self._refusals), self._lost + lost
+                self._refusals.clear()
+            self._keep(refusals + newer)
             raise
+        except Exception:  # noqa: BLE001 - a row that the database will never take must not stop the renewals
+            _log.exception("refusals are not in the audit", number=len(refusals) + lost)
         self._noted |= used
+
+    def _keep(self, refusals: list[Refusal]) -> None:
+        with self._lock:
+            self._lost += max(0, len(self._refusals) + len(refusals) - _REFUSALS)
+            self._refusals.extend(refusals)
 
 
 def refuse_unguarded(field: str, address: str, book: TokenBook) -> None:

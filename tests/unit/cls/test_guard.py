@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
+from structlog.testing import capture_logs
 
-from cls.callers import STRANGER
+from cls.addresses import sender_of
+from cls.callers import STRANGER, TOKEN
 from cls.config import Config
-from cls.guard import TOKEN, Guard, scope_of
+from cls.guard import Guard, scope_of
 from cls.token_book import TokenBook
 from cls.tokens import SCOPES, Fresh, Token, implied, make
 
@@ -49,7 +51,7 @@ class Door:
         self.book = Book()
         self.now = 0.0
         config = Config.model_validate({"http": {"ingest": listening, **http}})
-        self.guard = Guard(self._app, config.http, listening, self.book, lambda: self.now)
+        self.guard = Guard(self._app, config.http, listening, self.book, lambda: self.now, {"flights"})
         self.token: Token | None = None
         self.stranger: bool | None = None
 
@@ -311,6 +313,45 @@ def test_a_guard_without_a_book_knows_no_token() -> None:
     assert door(token=good).status == 401
 
 
+@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Real-IP"])
+def test_a_proxy_before_a_door_that_needs_no_tokens_is_refused(header: str) -> None:
+    more = [(header.lower().encode(), b"203.0.113.9")]
+    answer = Door(LOOPBACK)(more=more)
+    assert answer.status == 403
+    assert "require_tokens" in answer.body["error"]
+    assert Door(LOOPBACK)("/readyz", more=more).status == 403  # it would tell strangers why
+    guarded = Door(LOOPBACK, require_tokens=True)
+    assert guarded(more=more).status == 401
+    assert guarded(more=more, token=guarded.book.add("read")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "stream", "action"),
+    [
+        ("/v1/streams/flights/train", "flights", "train"),
+        ("/v1/streams/x\0/train", None, "train"),
+        ("/v1/streams/flights/\0", "flights", "other"),
+        ("/v1/streams/flights/train/", None, "other"),
+        ("/\0" * 3, None, "other"),
+    ],
+)
+def test_what_a_caller_made_up_gets_into_no_table(path: str, stream: str | None, action: str) -> None:
+    door = Door(OUTSIDE)
+    assert door(path, "POST", token=door.book.add("ingest")).status == 403
+    (one,) = door.book._refusals
+    assert (one.stream, one.action) == (stream, action)
+
+
+def test_tokens_that_are_wrong_are_logged_once_a_minute_for_each_address() -> None:
+    door = Door(OUTSIDE)
+    with capture_logs() as said:
+        for client in ("10.0.0.1", "10.0.0.1", "10.0.0.2"):
+            door(token=make(), client=client)
+        door.now += 61
+        door(client="10.0.0.1")
+    assert [event["origin"] for event in said] == ["10.0.0.1", "10.0.0.2", "10.0.0.1"]
+
+
 # -- rates ------------------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +378,13 @@ def test_an_ipv6_network_is_one_sender() -> None:
     door = Door(LOOPBACK, requests_per_second=1.0)
     assert [door(client=f"2001:db8:0:1::{n:x}").status for n in range(1, 4)] == [200, 429, 429]
     assert door(client="2001:db8:0:2::1").status == 200
+    assert {door(client=f"2001:db8::{n:x}:1:2:3").status for n in range(1, 50)} == {
+        200,
+        429,
+    }  # short for 2001:db8:0:0:n:1:2:3
+    assert sender_of("2001:db8::7:1:2:3") == sender_of("2001:db8::8")
+    assert [door(client=f"::ffff:10.0.0.{n}").status for n in (8, 9, 9)] == [200, 200, 429]
+    assert door(client="10.0.0.9").status == 429  # the same one
 
 
 def test_health_is_told_at_any_rate() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from starlette.testclient import TestClient
 from cls.config import Config
 from cls.domain import ModelVersion
 from cls.intake import intake_app
+from cls.operate import WAITERS
 from cls.token_book import TokenBook
 from cls.tokens import Fresh, make
 from storage import audit, streams, versions
@@ -57,12 +59,6 @@ class Door:
     def asked(self, stream: str = "flights") -> list[Any]:
         with reading(self.engine) as connection:
             return streams.open_triggers(connection, stream)
-
-
-@pytest.fixture
-def backend() -> str:
-    """Keep to SQLite: the queries have tests of their own on both."""
-    return "sqlite"
 
 
 @pytest.fixture
@@ -250,6 +246,33 @@ def test_arguments_are_checked_and_named(
     assert answer.status_code == status, answer.text
     assert answer.json().get("field") == field
     assert door.asked() == []
+
+
+def test_text_that_no_database_keeps_is_refused_like_any_other(door: Door) -> None:
+    assert door("GET", f"{FLIGHTS}/requests/%00").status_code == 404
+    assert door("GET", f"{FLIGHTS}/requests/{'0' * 32}").status_code == 404
+    assert door("POST", f"{FLIGHTS}/train", json={"strategy": "\0"}).status_code == 404
+    assert door("POST", "/v1/streams/x%00/train", "read").status_code == 403
+    assert door("POST", f"{FLIGHTS}/%00", "read").status_code == 403
+    door.book.refresh()
+    assert [(row.stream, row.action) for row in door.trail()[1:]] == [(None, "train"), ("flights", "other")]
+
+
+def test_only_some_may_wait_and_the_others_are_told_so_at_once(door: Door) -> None:
+    def wait() -> None:
+        assert door("POST", f"{FLIGHTS}/pause?wait=2").status_code == 202
+
+    waiting = [threading.Thread(target=wait) for _ in range(WAITERS)]
+    for one in waiting:
+        one.start()
+    until = time.monotonic() + 5
+    while len(door.asked()) < WAITERS and time.monotonic() < until:
+        time.sleep(0.01)
+    began = time.monotonic()
+    assert door("POST", f"{FLIGHTS}/pause?wait=60").status_code == 202
+    assert time.monotonic() - began < 1.5
+    for one in waiting:
+        one.join()
 
 
 def test_streams_that_are_not_there_are_404(door: Door) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -147,6 +148,44 @@ def test_what_was_refused_for_want_of_a_scope_is_in_the_audit(engine: Engine) ->
         "train",
     )
     assert rows[0].outcome == "refused: needs the scope operate"
+    with reading(engine) as connection:
+        (lost,) = [row for row in audit.list_audit(connection, None, 10_000) if row.stream is None]
+    assert (lost.outcome.startswith("refused: 1000 more"), lost.arguments) == (True, {"requests": 1000})
+
+
+def test_refusals_wait_for_a_database_that_is_away(away: tuple[Engine, Path]) -> None:
+    engine, path = away
+    fresh, book = add(engine, "read"), TokenBook(engine)
+    book.refresh()
+    token = book.check(fresh.text.encode())
+    assert token is not None
+    for number in range(1001):
+        book.refused(Refusal(token, f"10.0.0.{number}", "train", "flights", "operate"))
+    with sqlite3.connect(path) as other:  # read it may, write it may not
+        other.execute("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT * FROM gone; END")
+    with pytest.raises(Unavailable):
+        book.refresh()
+    book.refused(Refusal(token, "10.0.1.1", "train", "flights", "operate"))
+    with sqlite3.connect(path) as other:
+        other.execute("DROP TRIGGER full")
+    book.refresh()
+    with reading(engine) as connection:
+        *rows, lost = audit.list_audit(connection, None, 10_000)
+    assert [row.origin for row in rows] == ["10.0.1.1", *(f"10.0.0.{n}" for n in range(1000, 1, -1))]
+    assert lost.arguments == {"requests": 2}
+
+
+def test_a_refusal_that_the_database_will_never_take_does_not_stop_renewals(engine: Engine) -> None:
+    fresh, book = add(engine, "read"), TokenBook(engine)
+    book.refresh()
+    token = book.check(fresh.text.encode())
+    assert token is not None
+    book.refused(Refusal(token, "10.0.0.1", "x\0", "x\0", "operate"))  # PostgreSQL keeps no NUL
+    book.refresh()
+    book.refused(Refusal(token, "10.0.0.2", "train", "flights", "operate"))
+    book.refresh()
+    with reading(engine) as connection:
+        assert audit.list_audit(connection, "flights")[0].origin == "10.0.0.2"
 
 
 def test_nobody_listens_where_others_come_without_a_valid_token(engine: Engine) -> None:
