@@ -38,6 +38,7 @@ from storage.housekeeping import (
     collect_orphans,
     collect_snapshots,
     drop_dead_letters,
+    drop_sums,
     forget_processes,
 )
 from storage.inbox import Inbox, InboxSource, forget_files
@@ -45,6 +46,7 @@ from storage.webhooks import drop_announcements
 
 log = structlog.get_logger("cls.daemon")
 IDLE_SECONDS = 0.03  # between two looks at a stream that nobody woke
+SUMS_KEPT = timedelta(days=30)  # of what versions did, after a rollout
 GONE_AFTER = timedelta(hours=1)  # killed processes are shown as gone for this long
 REPAIR_SECONDS = 30.0  # before a stream that met a permanent error is tried again
 
@@ -207,6 +209,7 @@ class Daemon:
         removed += collect_snapshots(home.engine, self.config.home / "jobs")
         drop_dead_letters(home.engine, timedelta(days=self.config.retention.dead_letter_days))
         drop_announcements(home.engine, self.config.webhooks)
+        drop_sums(home.engine, SUMS_KEPT)
         forget_processes(home.engine, GONE_AFTER)
         for name in self.config.streams:
             with reading(home.engine) as connection:

@@ -1,4 +1,4 @@
-"""What nobody refers to any more: files that no row names, inbox files that were taken in, snapshots, old dead letters."""
+"""What nobody refers to any more: files that no row names, inbox files that were taken in, snapshots, old dead letters and sums."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import shutil
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, delete, or_, select
 
 from cls.ports import SegmentStore
 from storage.db import read_clock, reading, transaction, wall_clock
-from storage.tables import dead_letters, inbox, jobs, processes, segments
+from storage.tables import (
+    allocations,
+    champions,
+    dead_letters,
+    inbox,
+    jobs,
+    processes,
+    rollouts,
+    segments,
+    served,
+)
 
 
 def collect_orphans(engine: Engine, store: SegmentStore, grace: timedelta) -> int:
@@ -51,6 +61,32 @@ def drop_dead_letters(engine: Engine, older_than: timedelta) -> int:
     with transaction(engine) as connection:
         before = read_clock(connection) - older_than
         return connection.execute(delete(dead_letters).where(dead_letters.c.received_at < before)).rowcount
+
+
+def drop_sums(engine: Engine, older_than: timedelta) -> int:
+    """Drop what guardrails counted of rollouts that have ended, some time after the last count; returns how many rows.
+
+    Outside of rollouts, of versions that nobody goes back to or is compared with: neither champion, nor the one before, nor in a rollout.
+    """
+    ended = select(rollouts.c.id).where(rollouts.c.ended_at.is_not(None))
+    with transaction(engine) as connection:
+        before = read_clock(connection) - older_than
+        old = served.c.updated_at < before
+        dropped = connection.execute(delete(served).where(old, served.c.rollout.in_(ended))).rowcount
+        champion = select(champions.c.promotion).where(
+            champions.c.stream == served.c.stream,
+            or_(champions.c.version == served.c.version, champions.c.previous == served.c.version),
+        )
+        compared = select(rollouts.c.id).where(
+            rollouts.c.stream == served.c.stream,
+            rollouts.c.ended_at.is_(None),
+            or_(rollouts.c.version == served.c.version, rollouts.c.parent == served.c.version),
+        )
+        nobody = served.c.rollout == 0, ~champion.exists(), ~compared.exists()
+        dropped += connection.execute(delete(served).where(*nobody)).rowcount
+        counted = select(served.c.rollout).where(served.c.rollout == allocations.c.rollout)
+        gone = allocations.c.rollout.in_(ended), ~counted.exists()
+        return dropped + connection.execute(delete(allocations).where(*gone)).rowcount
 
 
 def collect_snapshots(engine: Engine, root: Path) -> int:

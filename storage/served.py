@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, and_, or_, select, update
 
 from cls.arms import BEFORE, Served
 from storage.db import database_now, upsert
-from storage.tables import served
+from storage.tables import rollouts, served
 
 _COUNTS = ("rows", "batches", "errors", "nonfinite")
 
@@ -31,8 +31,9 @@ def add_served(
 
 
 def read_served(connection: Connection, stream: str, rollout: int) -> dict[tuple[str, int], Served]:
-    """Return the sums of a rollout by (stage, version), and those from outside of any rollout under the stage `BEFORE`."""
-    which = served.c.rollout.in_((rollout, 0))
+    """Return the sums of a rollout by (stage, version), and its parent's from outside of any rollout under the stage `BEFORE`."""
+    parent = select(rollouts.c.parent).where(rollouts.c.id == rollout).scalar_subquery()
+    which = or_(served.c.rollout == rollout, and_(served.c.rollout == 0, served.c.version == parent))
     query = select(served).where(served.c.stream == stream, which)
     return {
         (row.stage if row.rollout else BEFORE, int(row.version)): _served(row)

@@ -10,17 +10,35 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, func, insert, select, update
 
+from cls.arms import Served
+from cls.credits import EMPTY
 from cls.domain import Batch
 from cls.errors import Corrupt
 from storage import streams
 from storage.db import database_now, read_clock, reading, transaction
-from storage.housekeeping import collect_inbox, collect_orphans, drop_dead_letters, forget_processes
+from storage.housekeeping import (
+    collect_inbox,
+    collect_orphans,
+    drop_dead_letters,
+    drop_sums,
+    forget_processes,
+)
 from storage.inbox import Inbox, InboxSource, forget_files
 from storage.log import Log, record_segment, write_events
 from storage.segments import DiskSegments
-from storage.tables import dead_letters, inbox, processes
+from storage.served import add_served
+from storage.tables import (
+    allocations,
+    champions,
+    dead_letters,
+    inbox,
+    processes,
+    promotions,
+    rollouts,
+    served,
+)
 
 HOUR = timedelta(hours=1)
 
@@ -148,3 +166,35 @@ def test_killed_processes_are_forgotten_after_a_while(engine: Engine) -> None:
     assert forget_processes(engine, HOUR) == 1
     with reading(engine) as connection:
         assert [row.id for row in streams.list_processes(connection)] == ["worker@h:2"]
+
+
+def test_sums_of_rollouts_that_ended_long_ago_go_and_those_in_use_stay(engine: Engine) -> None:
+    old, month = timedelta(days=31), timedelta(days=30)
+    with transaction(engine) as connection:
+        streams.ensure_stream(connection, "s")
+        now = read_clock(connection)
+        row = {"stream": "s", "version": 4, "parent": 3, "state": "done", "light": False, "effective_at": now}
+        ends = {1: now, 2: now, 3: None, 4: now}  # stream time; the fourth counted nothing for a month
+        for number, ended in ends.items():
+            state = "watching" if ended is None else "done"
+            connection.execute(
+                insert(rollouts).values(row | {"id": number, "ended_at": ended, "state": state})
+            )
+            add_served(connection, "s", number, "canary-0", 4, Served(rows=1))
+            bitmaps = {"champion": EMPTY, "canary": EMPTY, "misrouted": 0}
+            connection.execute(insert(allocations).values(rollout=number, step=0, **bitmaps))
+        for version in range(1, 6):
+            add_served(connection, "s", 0, "champion", version, Served(rows=1))
+        row = {"stream": "s", "version": 2, "previous": 1, "since": 0, "reference": "r"}
+        made = connection.execute(insert(promotions).values(**row, reason="test")).inserted_primary_key
+        assert made is not None
+        connection.execute(insert(champions).values(**row, promotion=made[0]))
+        aged = update(served).where(served.c.rollout.in_((1, 3, 4)))
+        connection.execute(aged.values(updated_at=now - old))
+    # Of rollouts 1 and 4 sums and keys; outside of rollouts version 5: it is neither champion, nor the one before, nor watched.
+    assert drop_sums(engine, month) == 2 + 2 + 1
+    with reading(engine) as connection:
+        left = [tuple(row) for row in connection.execute(select(served.c.rollout, served.c.version))]
+        assert sorted(left) == [(0, 1), (0, 2), (0, 3), (0, 4), (2, 4), (3, 4)]
+        assert sorted(connection.execute(select(allocations.c.rollout)).scalars()) == [2, 3]
+    assert drop_sums(engine, month) == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, select
 
-from cls.arms import Served, stage_name
+from cls.arms import BEFORE, Served, stage_name
 from cls.config import StreamConfig
 from cls.domain import ModelVersion, Rollout, RolloutState
 from cls.errors import Refused
@@ -273,9 +273,12 @@ def test_sums_of_many_replicas_add_up(engine: Engine) -> None:
             latency = Served().latency.copy()
             latency[part] = 2
             add_served(connection, "s", 1, "shadow", 2, Served(5, 1, part, 0, latency, np.array([1, part])))
-    with reading(engine) as connection:
+    with transaction(engine) as connection:
         total = read_served(connection, "s", 1)["shadow", 2]
         assert read_served(connection, "s", 7) == {}
+        for version in (1, 2, 3):  # outside of rollouts; of these the parent alone is compared with
+            add_served(connection, "s", 0, "champion", version, Served(rows=version))
+        assert set(read_served(connection, "s", 1)) == {("shadow", 2), (BEFORE, 1)}
     assert (total.rows, total.batches, total.errors) == (15, 3, 3)
     assert total.latency[:4].tolist() == [2, 2, 2, 0]
     assert total.outputs.tolist() == [3, 3]
