@@ -1,12 +1,13 @@
 """An HTTP server in a thread: uvicorn, started once it listens, stopped once it has answered.
 
 Uvicorn waits for ever for a request that is never completed and holds for ever an answer that is never read; here neither holds memory
-for longer than the seconds that a request may take.
+for longer than the seconds that a request may take, and idle connections leave room for others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import time
 from threading import Thread
@@ -68,6 +69,7 @@ class HttpServer:
             access_log=False,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,  # any process of this machine could choose whose address it has
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACE_SECONDS,
             ssl_certfile=http.tls_certificate if http and secure else None,
@@ -123,30 +125,66 @@ class _Connection(HttpToolsProtocol):
 
     _arriving: float | None = None  # monotonic time at which a request began that is not complete
     _stuck: float | None = None  # since when the client does not read its answer
-    _head = 0  # bytes that came before the header was complete
+    _head = 0  # bytes that came before the header was complete; -1 once it is
+    _empty = 0  # bytes since then that were no body: sizes and extensions of chunks, trailers
+    _since = 0.0  # monotonic time at which the last request was complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._arriving = time.monotonic()
+        self._arriving = self._since = time.monotonic()
+        if len(self.connections) >= most_connections():
+            idle = [one for one in self.connections if isinstance(one, _Connection) and one.idle]
+            if idle:
+                min(idle, key=lambda one: one._since).drop()
+            else:
+                self.transport = transport
+                transport.abort()
+                return
         super().connection_made(cast(asyncio.Transport, _Corked(transport)))
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is no request that this process owes an answer."""
+        cycle: Any = self.cycle
+        return cycle is None or cycle.response_complete
+
+    def drop(self) -> None:
+        """Hang up to make room."""
+        self.connections.discard(self)
+        self.transport.abort()
+
     def on_message_begin(self) -> None:
-        self._arriving, self._head = time.monotonic(), 0
+        self._arriving, self._head, self._empty = time.monotonic(), 0, 0
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head < 0:  # answered 400: a trailer would change the header that the guard has seen
+            raise ValueError("trailers are not taken")
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._head = -1
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._empty = -1
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._arriving = None
+        self._arriving, self._since = None, time.monotonic()
         super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
+        if self._arriving is None and self.idle:  # empty lines before a request are its beginning
+            self._arriving = time.monotonic()
         super().data_received(data)
-        if self._head >= 0 and self._arriving is not None:
+        if self._arriving is None or self.transport.is_closing():
+            return
+        if self._head >= 0:
             self._head += len(data)
-            if self._head > HEADER_BYTES:
-                self._give_up(b"431 Request Header Fields Too Large")
+        else:
+            self._empty = 0 if self._empty < 0 else self._empty + len(data)
+        if max(self._head, self._empty) > HEADER_BYTES:
+            self._give_up(b"431 Request Header Fields Too Large")
 
     def pause_writing(self) -> None:
         self._stuck = time.monotonic()
@@ -167,6 +205,9 @@ class _Connection(HttpToolsProtocol):
         """Answer what can be answered before the request is complete, and hang up."""
         self._arriving = None
         cycle: Any = self.cycle
+        if self.pipeline or (self._head >= 0 and not self.idle):  # an earlier request has the word
+            self.transport.abort()
+            return
         if not self.transport.is_closing() and (
             cycle is None or cycle.response_complete or not cycle.response_started
         ):
@@ -176,6 +217,12 @@ class _Connection(HttpToolsProtocol):
                 % (status, len(text), text)
             )
         self.transport.close()
+
+
+def most_connections() -> int:
+    """Return how many connections are held at once: others need files, too."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, files - max(64, files // 4)) if files != resource.RLIM_INFINITY else 1 << 20
 
 
 class _Corked:
