@@ -262,7 +262,7 @@ class RolloutConfig(Table):
     )
     false_alarm: Confidence = Field(
         0.01,
-        description="probability of ever sending a version back that is as good (labels and guardrails together)",
+        description="probability of ever sending a version back that is as good (labels and guardrails together), if rows do not depend on each other",
     )
     error_ratio: float = Field(
         2.0,
