@@ -28,8 +28,13 @@ class HttpConfig(Table):
     requests_per_second: float | None = Field(
         None, gt=0, description="requests of one token, or one address, per second; more are answered 429"
     )
-    tls_certificate: OptionalPath = Field(None, description="PEM file of the certificate chain; with tls_key")
-    tls_key: OptionalPath = Field(None, description="PEM file of the certificate's private key")
+    tls_certificate: OptionalPath = Field(
+        None, description="PEM file of the certificate chain, read at the start; with tls_key"
+    )
+    tls_key: OptionalPath = Field(
+        None,
+        description="PEM file of the certificate's private key; one with a passphrase is asked for at the start",
+    )
 
 
 class ServeConfig(Table):

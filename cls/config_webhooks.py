@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from cls.signing import SecretError, keys_of
 if TYPE_CHECKING:
     from cls.config import Config
 
+_HOST = re.compile(r"(https?://)(?:[^/?#]*@)?([^/?#\\]*)")
 KINDS = (
     "rollout.waiting",
     "rollout.shadow",
@@ -25,6 +27,18 @@ KINDS = (
     "drift.alarm",
     "update.failed",
 )  # of announcements
+
+
+def shown(url: str) -> str:
+    """Return a URL as it may be shown: its path, query and user may hold secrets.
+
+    Examples
+    --------
+    >>> shown("https://me:pw@hooks.example:8443/services/T0/s3cret?token=x")
+    'https://hooks.example:8443'
+    """
+    found = _HOST.match(url)
+    return "".join(found.groups()) if found else "***"
 
 
 def webhook_faults(config: Config) -> Iterator[tuple[Key, str]]:

@@ -143,12 +143,15 @@ def _warning(warning: Fault) -> dict[str, Any]:
 
 @config.command("show")
 def show_config(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show the configuration in force, defaults and environment included; passwords are left out."""
+    """Show the configuration in force, defaults and environment included; passwords and paths of webhooks are left out."""
+    from cls.config_webhooks import shown
     from cls.logging import redact
 
     found = config_of(context)
     values = found.model_dump(mode="json", by_alias=True)
     values |= {"database_url": redact(found.database), "mlflow_uri": redact(found.mlflow)}
+    for hook in values["webhooks"].values():
+        hook["url"] = shown(hook["url"])
     if as_json:
         print_json(values)
     else:

@@ -55,9 +55,8 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 def _row(standing: Any, hook: WebhookConfig) -> dict[str, Any]:
-    from urllib.parse import urlsplit
+    from cls.config_webhooks import shown
 
-    url = urlsplit(hook.url)  # its path and query may hold a secret: they are not shown
     how = "failing" if standing.attempts else "ok"
     if standing.paused:
         how = "paused"
@@ -65,7 +64,7 @@ def _row(standing: Any, hook: WebhookConfig) -> dict[str, Any]:
         how = "not begun"
     return {
         "name": standing.name,
-        "host": f"{url.scheme}://{url.netloc.rpartition('@')[2]}",
+        "host": shown(hook.url),
         "kinds": list(hook.kinds),
         "streams": list(hook.streams),
         "state": how,

@@ -128,6 +128,7 @@ def test_the_configuration_is_shown_without_passwords(tmp_path: Path) -> None:
     path = tmp_path / "cls.toml"
     path.write_text(
         'database_url = "postgresql+psycopg://me:s3cret@db/cls"\nmlflow_uri = "http://u:pw99@mlflow:5000"\n'
+        '[webhooks.ops]\nurl = "https://hooks.example/services/s3cret"\nsecret_env = "HOOK"\n'
     )
     for arguments in (["config", "show"], ["config", "show", "--json"]):
         result = run("--config", str(path), *arguments)
@@ -135,6 +136,7 @@ def test_the_configuration_is_shown_without_passwords(tmp_path: Path) -> None:
         assert "s3cret" not in result.output
         assert "pw99" not in result.output
         assert "postgresql+psycopg://me:***@db/cls" in result.stdout
+        assert "https://hooks.example" in result.stdout
 
 
 def test_a_database_is_made_once_and_then_up_to_date(tmp_path: Path) -> None:
