@@ -6,6 +6,8 @@ without CLS and without torch:
     from predict import load
     load().predict(dataframe)
 
+It repeats lines of `tabular_numpy.py`: each is copied out alone, so neither may import from the other.
+
 Shapes: N rows, F features, K outputs.
 """
 

@@ -6,6 +6,8 @@ This file is complete in itself: a copy of it beside `model.json` and `model.saf
     from predict import load
     load().predict(dataframe)
 
+It repeats lines of `mlp_numpy.py`: each is copied out alone, so neither may import from the other.
+
 Shapes: N rows, F numeric and C categorical features, T bins, K outputs.
 """
 
