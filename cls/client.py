@@ -71,8 +71,8 @@ class Champion:
     def __init__(
         self,
         stream: str,
-        *,
         mlflow_uri: str,
+        *,
         cache: str | Path | None = None,
         poll_seconds: float = 10.0,
         alias: str = "champion",
@@ -187,19 +187,20 @@ class Champion:
 
     def _download(self, number: str, tags: Mapping[str, str], folder: Path) -> None:
         """Lay a version's files into the cache, whole or not at all."""
-        from mlflow.artifacts import download_artifacts
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.tracking import MlflowClient
 
         hashes = {tag.removeprefix(HASH): value for tag, value in tags.items() if tag.startswith(HASH)}
         with tempfile.TemporaryDirectory(prefix=".new-", dir=self._cache.path) as place:
             wanted = [name for name in (MODEL, SPEC, GOLDEN) if name in hashes]
             try:
+                client = MlflowClient(self._uri, self._uri)
+                source = client.get_model_version_download_uri(self._name, number)
+                if source.startswith("models:"):  # which MLflow would look up at the process's own URI
+                    source = client.get_logged_model(source.rpartition("/")[2]).artifact_location
+                artifacts = get_artifact_repository(source, tracking_uri=self._uri, registry_uri=self._uri)
                 for name in wanted or [""]:
-                    download_artifacts(
-                        f"models:/{self._name}/{number}{f'/{name}' if name else ''}",
-                        dst_path=place,
-                        tracking_uri=self._uri,
-                        registry_uri=self._uri,
-                    )
+                    artifacts.download_artifacts(name, dst_path=place)  # type: ignore[no-untyped-call]
             except Exception as error:
                 raise Unavailable(f"MLflow at {self._uri}: {type(error).__name__}: {error}") from error
             if not wanted:  # an older release wrote no hash of each file: the digest is that of all

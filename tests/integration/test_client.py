@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +28,7 @@ from cls.client_files import MANIFEST, hash_of, load_version
 from cls.errors import Corrupt, NotFound, Refused, Unavailable
 from cls.layout import GOLDEN, MODEL
 from cls.registry import version_record
+from cls.up import MLFLOW_ENVIRONMENT, is_mlflow
 from detectors.columns import Categorical, Column
 from learners.models.base import Model
 from learners.models.network import wrapping
@@ -364,3 +367,47 @@ def test_importing_it_imports_nothing_heavy() -> None:
     assert not {"torch", "mlflow", "pandas", "sqlalchemy", "pyarrow", "pydantic"}.intersection(
         done.stdout.split()
     )
+
+
+def test_a_process_that_knows_the_server_alone_follows_it_and_leaves_nothing_behind(
+    store: Store, tmp_path: Path
+) -> None:
+    """Its environment has no MLFLOW_TRACKING_URI; the artifacts come through the server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", store.uri]
+    options += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *options],
+        env=os.environ | MLFLOW_ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        until(lambda: is_mlflow(f"127.0.0.1:{port}"), 60)
+        uri = f"http://127.0.0.1:{port}"
+        store.registry = MlflowRegistry(uri)
+        store.put(1, trained("tabular", NUMBERS))
+        store.champion(1)
+        empty, home = tmp_path / "empty", tmp_path / "home"
+        empty.mkdir()
+        home.mkdir()
+        code = (
+            f"from cls.client import Champion\nwith Champion('trips', {uri!r}) as model: print(model.version)"
+        )
+        environment = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd())}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=empty,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.strip() == "1", done.stderr[-2000:]
+        assert list(empty.iterdir()) == []
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
