@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, Row, delete, func, select, update
 from cls.config_http import WebhookConfig
 from cls.domain import Json
 from storage.db import database_now, read_clock, reading, transaction, upsert
+from storage.measures import MOST
 from storage.streams import write_ledger
 from storage.tables import announcements, webhooks
 
@@ -46,7 +47,7 @@ class Standing:
 
     name: str
     position: int | None  # id of the last announcement dealt with; None before a reporter has seen it
-    waiting: int  # announcements
+    waiting: int  # announcements, counted among the next `MOST`
     attempts: int  # at the next one
     next_at: datetime | None  # database time; None while paused
     delivered_at: datetime | None  # database time
@@ -151,7 +152,13 @@ def standings(connection: Connection, hooks: Mapping[str, WebhookConfig]) -> lis
         if row is None:
             found.append(Standing(name, None, 0, 0, None, None, None, paused=False))
             continue
-        waiting = sum(matches(hooks[name], one.stream, one.kind) for one in _after(connection, row.position))
+        heads = (
+            select(announcements.c.stream, announcements.c.kind)
+            .where(announcements.c.id > row.position)
+            .order_by(announcements.c.id)
+            .limit(MOST)
+        )
+        waiting = sum(matches(hooks[name], one.stream, one.kind) for one in connection.execute(heads))
         paused = row.next_at >= PAUSED
         due = None if paused else row.next_at
         found.append(
@@ -170,7 +177,7 @@ def drop_announcements(
 ) -> int:
     """Drop announcements that all configured webhooks are past, and any that is too old; returns how many.
 
-    The newest one always stays: its id is where the next one's begins.
+    The newest one always stays: its id is where the next one's begins. The ledger says what a webhook was not told.
 
     Parameters
     ----------
@@ -187,16 +194,35 @@ def drop_announcements(
         if passed:
             told &= announcements.c.id <= min(passed)
         old = announcements.c.created_at < now - longest
+        for row in rows:
+            if row.name in configured:
+                lost = (announcements.c.id > row.position, announcements.c.id < newest, old)
+                _tell_ledger(connection, row.name, configured[row.name], *lost)
         return connection.execute(
             delete(announcements).where(announcements.c.id < newest, told | old)
         ).rowcount
+
+
+def _tell_ledger(connection: Connection, name: str, hook: WebhookConfig, *lost: Any) -> None:
+    """Say in each stream's ledger what a webhook will never be told."""
+    heads = select(announcements.c.id, announcements.c.stream, announcements.c.kind).where(*lost)
+    missed: dict[str, list[int]] = {}
+    for one in connection.execute(heads.order_by(announcements.c.id)):
+        if matches(hook, one.stream, one.kind):
+            missed.setdefault(one.stream, []).append(one.id)
+    for stream, ids in missed.items():
+        what = (
+            f"announcement {ids[0]}" if len(ids) == 1 else f"{len(ids)} announcements, {ids[0]} to {ids[-1]}"
+        )
+        reason = f"webhook {name} was not told of {what}: nobody took it for too long"
+        write_ledger(connection, stream, "webhook", reason, at=None)
 
 
 def _row(connection: Connection, name: str) -> Row[Any] | None:
     return connection.execute(select(webhooks).where(webhooks.c.name == name)).first()
 
 
-def _after(connection: Connection, position: int, limit: int | None = None) -> list[Row[Any]]:
+def _after(connection: Connection, position: int, limit: int) -> list[Row[Any]]:
     query = select(announcements).where(announcements.c.id > position).order_by(announcements.c.id)
     return list(connection.execute(query.limit(limit)))
 

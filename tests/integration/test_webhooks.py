@@ -16,7 +16,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, event, select, update
 from sqlalchemy.exc import OperationalError
 
 from cls.config_http import WebhookConfig
@@ -107,6 +107,18 @@ def test_a_new_webhook_begins_at_the_present_end_and_hears_what_it_asked_for(
     while deliver_next("ops", hook, rows):
         pass
     assert receiver.kinds == ["rollout.done", "rollout.canary"]
+
+
+def test_what_waits_is_counted_without_reading_it_all(
+    engine: Engine, rows: SqlWebhooks, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.webhooks.MOST", 3)
+    say(engine, "rollout.done", "drift.alarm", "rollout.done", "rollout.done", "rollout.done")
+    read: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *given: read.append(given[2]))
+    hook = WebhookConfig(url=receiver.url, kinds=("rollout.*",), **LOOPBACK)
+    assert standing(engine, hook).waiting == 2
+    assert not any("payload" in statement for statement in read)
 
 
 def test_while_a_secret_is_replaced_both_sign(
@@ -427,6 +439,10 @@ def test_announcements_go_when_all_are_past_them_or_they_are_too_old_but_the_new
     age(31)
     assert drop_announcements(engine, hooks) == 1
     assert left() == ["rollout.step4"]
+    with reading(engine) as connection:
+        reasons = {entry.reason.partition(":")[0] for entry in read_ledger(connection, "trips")}
+    assert reasons == {f"webhook {name} was not told of announcement 4" for name in hooks}
+    assert drop_announcements(engine, hooks) == 0
     say(engine, "rollout.last")
     assert receiver.received
     while deliver_next("ops", hook, rows):
