@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cls.addresses import is_loopback
 from cls.config import Config, StreamConfig, read_config
 from cls.config_faults import Fault, Key, nearest
 from cls.config_webhooks import webhook_faults
+from cls.toml_text import duration_text
 from learners.advice import cannot_work
 from learners.models.backbone_config import BackboneConfig, belongs
 from learners.models.lora_config import LoraConfig
@@ -53,7 +55,7 @@ def advise(path: Path | None = None) -> list[Fault]:
     return doors + [
         document.fault(("streams", name, *key), sentence)
         for name, stream in config.streams.items()
-        for key, sentence in (*_advice(stream), *_adapters(stream))
+        for key, sentence in (*_advice(stream), *_adapters(stream), *_late(stream))
     ]
 
 
@@ -82,6 +84,16 @@ def _advice(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
         yield ("update", "recipe") if field is None else ("update", "overrides", field), sentence
 
 
+def _late(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
+    rollout, latest = stream.rollout, stream.detect.label_deadline
+    if rollout.evidence == "labels" and rollout.deadline < latest:
+        text = (
+            f"labels may come {duration_text(latest)} after their events, and this ends before them: rollouts that wait for labels "
+            'go back undecided. Make it longer, or set evidence = "guardrails"'
+        )
+        yield ("rollout", "deadline"), text
+
+
 def _adapters(stream: StreamConfig) -> Iterator[tuple[Key, str]]:
     if stream.model.name != "lora":
         return
@@ -100,6 +112,7 @@ def _outer_faults(config: Config) -> Iterator[tuple[Key, str]]:
         path = getattr(config.http, field)
         if path is not None and not path.is_file():
             yield ("http", field), f"there is no file {path}"
+    yield from _tls(config)
     models = known(config.models)
     for name, stream in config.streams.items():
         for rule in (_model(stream, models), _recipe(stream), _schedule(stream), _disk(stream)):
@@ -108,6 +121,33 @@ def _outer_faults(config: Config) -> Iterator[tuple[Key, str]]:
     for name in config.models:
         if models[name] != config.models[name]:
             yield ("models", name), f"{name!r} already names {models[name]}"
+
+
+def _tls(config: Config) -> Iterator[tuple[Key, str]]:
+    """Yield what is wrong with the certificate and its key, if both are there; a key with a passphrase is not opened."""
+    certificate, key = config.http.tls_certificate, config.http.tls_key
+    if certificate is None or key is None or not (certificate.is_file() and key.is_file()):
+        return
+
+    def no_passphrase() -> str:
+        raise _LockedError
+
+    try:
+        ssl.create_default_context().load_verify_locations(certificate)
+    except (ssl.SSLError, OSError) as error:
+        yield ("http", "tls_certificate"), f"{certificate} holds no certificate in PEM: {error}"
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, no_passphrase)
+    except _LockedError:
+        return
+    except (ssl.SSLError, OSError) as error:
+        which = "is not the key of that certificate" if "MISMATCH" in str(error) else "holds no key in PEM"
+        yield ("http", "tls_key"), f"{key} {which}: {error}"
+
+
+class _LockedError(Exception):
+    """A key has a passphrase."""
 
 
 def _model(stream: StreamConfig, models: Mapping[str, str]) -> Iterator[tuple[Key, str]]:

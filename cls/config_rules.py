@@ -6,8 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from cls.addresses import is_loopback
 from cls.config_faults import Fault, Key
 from detectors.derivation import KINDS
 
@@ -64,6 +66,9 @@ def _doors(config: Config) -> Found:
     for origin in http.origins:
         if not re.fullmatch(r"https?://[^\s/*@?#]+", origin):
             yield ("http", "origins"), f'must be like "https://ops.example.org", not {origin!r}'
+    if http.hosts and not http.require_tokens and any(map(is_loopback, (http.ingest, http.serve))):
+        reason = "needs require_tokens = true: who comes by a proxy to the loopback is not asked for a token otherwise"
+        yield ("http", "hosts"), reason
     for host in http.hosts:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:]+", host):
             yield ("http", "hosts"), f'must be names without a port, like "cls.example.org", not {host!r}'
@@ -176,3 +181,8 @@ def _sizes(stream: StreamConfig) -> Found:
         yield ("gate", "retained_rows"), f"is below min_rows = {gate.min_rows}: no candidate could ever pass"
     if rollout.deadline <= timedelta():
         yield ("rollout", "deadline"), "must be above zero"
+    for before, after in pairwise(rollout.canary_steps):
+        if after <= before:
+            rising = sorted(set(rollout.canary_steps))
+            yield ("rollout", "canary_steps"), f"must rise: {after} comes after {before}; write {rising}"
+            break

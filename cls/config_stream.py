@@ -258,7 +258,8 @@ class RolloutConfig(Table):
     margin: Share = Field(0.05, description="relative loss that a version may lose and still go on")
     confidence: Confidence = Field(0.95, description="confidence with which it must be not worse to go on")
     deadline: Duration = Field(
-        hours(72), description="stream time after which an undecided shadow or canary goes back (duration)"
+        hours(72),
+        description="stream time of the whole rollout, after which it goes back if it is undecided (duration)",
     )
     false_alarm: Confidence = Field(
         0.01,

@@ -263,6 +263,41 @@ def test_faults_of_the_service(tmp_path: Path, added: str, place: str) -> None:
     assert list(places(write(tmp_path, GOOD + added + "\n"))) == [place]
 
 
+def test_steps_of_a_canary_rise(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + "[streams.flights.rollout]\ncanary_steps = [0.5, 0.1]\n")
+    (fault,) = check_config(path)
+    assert fault.place == "streams.flights.rollout.canary_steps"
+    assert fault.message == "must rise: 0.1 comes after 0.5; write [0.1, 0.5]"
+
+
+def test_certificate_and_key_are_a_pair(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        command = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+        ]
+        command += ["-subj", "/CN=localhost", "-keyout", f"{name}.key", "-out", f"{name}.pem"]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "none.pem").write_text("nothing\n")
+
+    def faults(certificate: str, key: str) -> list[tuple[str, str]]:
+        files = f"[http]\ntls_certificate = '{certificate}'\ntls_key = '{key}'\n"
+        return [(fault.place, fault.message) for fault in check_config(write(tmp_path, GOOD + files))]
+
+    assert faults("one.pem", "one.key") == []
+    ((place, message),) = faults("one.pem", "two.key")
+    assert place == "http.tls_key"
+    assert "two.key is not the key of that certificate" in message
+    assert [place for place, _ in faults("none.pem", "one.key")] == ["http.tls_certificate"]
+    assert [place for place, _ in faults("one.pem", "none.pem")] == ["http.tls_key"]
+
+
 def test_mlflow_may_not_share_the_database(tmp_path: Path) -> None:
     url = "postgresql+psycopg://h/db"
     assert list(places(write(tmp_path, f'database_url = "{url}"\nmlflow_uri = "{url}"\n'))) == ["mlflow_uri"]
@@ -365,6 +400,8 @@ def test_what_training_would_refuse_is_a_fault(tmp_path: Path, table: str, place
         ("model]\nname = 'backbone'\narguments = { model = 'tabular' }", []),
         ("update.overrides]\nadapt = true\newc_lambda = 0\nmemory_rows = 0", ["update.overrides.adapt"]),
         ("update.overrides]\nadapt = true\newc_lambda = 0", []),
+        ("rollout]\ndeadline = '24h'", ["rollout.deadline"]),
+        ("rollout]\ndeadline = '24h'\nevidence = 'guardrails'", []),
     ],
 )
 def test_what_cannot_work_is_advised_against(tmp_path: Path, table: str, places: list[str]) -> None:
