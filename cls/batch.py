@@ -40,7 +40,7 @@ class Computed:
     columns: Columns  # the same, as they were read
     refused: list[tuple[Part, FeatureError]]
     values: Floats | None  # None if the model raised, or nothing was left to predict
-    error: Exception | None
+    error: BaseException | None
     seconds: float
 
     @property
@@ -86,7 +86,7 @@ def compute(model: LoadedModel, reader: FeatureReader, pieces: Sequence[Piece]) 
         if blocks:
             values = model.predict(blocks[0] if len(blocks) == 1 else concat(blocks))
             _check(model, values, sum(piece.rows for piece in (*fresh, *known)))
-    except Exception as error:  # noqa: BLE001 - a model may raise anything; the other versions go on
+    except BaseException as error:  # noqa: BLE001 - a model may raise anything; the other versions go on
         values, failure = None, error
     return Computed([*fresh, *known], records, block, refused, values, failure, time.perf_counter() - began)
 

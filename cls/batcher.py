@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from dataclasses import dataclass
 
 from cls.batch import Computed, Piece, compute
 from cls.features import FeatureError, FeatureReader
@@ -20,11 +21,27 @@ from cls.logging import get_logger
 from cls.parts import Part
 from cls.settle import Seat, Shared, settle
 from cls.web import Problem
+from detectors.columns import Column
 
 INLINE_SECONDS = 0.002  # a batch that is expected to take longer runs in a thread
 _GROWTH = 1.1  # by which one slow batch raises, at most, what the next one is expected to take
+_FAR_SECONDS = 5 * INLINE_SECONDS  # one that takes longer is believed at once
 _UNKNOWN_SECONDS = 1.0  # that a version's first batch is expected to take
 _log = get_logger(__name__)
+
+
+@dataclass(eq=False)
+class _Run:
+    """A batch under way, and who was to answer it as it began: the route may change meanwhile."""
+
+    seat: Seat
+    champion: Lane | None
+    pieces: list[Piece]
+    given_up: bool = False  # its requests are answered by the champion
+
+    @property
+    def rows(self) -> int:
+        return sum(piece.rows for piece in self.pieces)
 
 
 class Lane:
@@ -50,6 +67,7 @@ class Lane:
         self._busy = False  # a batch is under way, or about to begin
         self._delay: asyncio.TimerHandle | None = None
         self._watching: asyncio.TimerHandle | None = None
+        self._hung: _Run | None = None  # a batch that was given up, and has not ended
         self._expected: dict[int, float] = {}  # seconds of a batch, by the bit length of its rows
         self._row_seconds = 0.0  # of the last batch
 
@@ -61,7 +79,10 @@ class Lane:
         return Problem(429, text, retry_after=min(self.rows * self._row_seconds, 60.0), reason="queue")
 
     def put(self, part: Part) -> None:
-        """Queue rows."""
+        """Queue rows; while a canary hangs they are its champion's."""
+        if self._hung is not None and self.champion is not None:
+            self._pass_on([part], self.seat, self.champion)
+            return
         part.since = time.monotonic()
         self._queue.append(part)
         self.rows += part.number
@@ -85,57 +106,87 @@ class Lane:
     def _begin(self) -> None:
         self._delay = None
         self._drop_late()
-        pieces = self._take()
-        seat, rows = self.seat, sum(piece.rows for piece in pieces)
-        if not pieces:
+        run = _Run(self.seat, self.champion, self._take())
+        if not run.pieces:
             self._next()
-        elif self._expects(rows) <= INLINE_SECONDS:
-            self._finish(seat, rows, compute(seat.model, seat.reader, pieces))
+        elif self._expects(run.rows) <= INLINE_SECONDS:
+            self._finish(run, compute(run.seat.model, run.seat.reader, run.pieces))
         else:
-            loop = asyncio.get_running_loop()
-            self._watch()
-            work = loop.run_in_executor(None, compute, seat.model, seat.reader, pieces)
-            work.add_done_callback(lambda done: self._ended(seat, rows, done))
+            try:
+                work = asyncio.get_running_loop().run_in_executor(
+                    None, compute, run.seat.model, run.seat.reader, run.pieces
+                )
+            except RuntimeError as error:  # the process ends
+                self._finish(run, error)
+                return
+            self._watch(run)
+            work.add_done_callback(lambda done: self._ended(run, done))
 
-    def _ended(self, seat: Seat, rows: int, work: asyncio.Future[Computed]) -> None:
+    def _ended(self, run: _Run, work: asyncio.Future[Computed]) -> None:
         if self._watching is not None:
             self._watching.cancel()
-        if not work.cancelled():
-            self._finish(seat, rows, work.result())
+        self._hung = None
+        if run.given_up:
+            self._next()
+        elif work.cancelled():
+            self._finish(run, asyncio.CancelledError())
+        else:
+            self._finish(run, work.exception() or work.result())
 
-    def _finish(self, seat: Seat, rows: int, computed: Computed) -> None:
-        self._learn(rows, computed.seconds)
+    def _finish(self, run: _Run, computed: Computed | BaseException) -> None:
+        """Settle a batch. Whatever happens, each of its requests is answered, queued again or handed on, and the lane goes on."""
+        passed_on = list[Part]()
         try:
-            passed_on = settle(computed, seat, self._shared)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not stop the lane for ever
-            _log.error("batch not answered", stream=seat.model.stream, error=str(error), exc_info=error)
-            passed_on = []
-            for piece in computed.pieces:
-                piece.part.answer(Problem(500, "this request could not be answered"))
-        for piece in computed.pieces:
+            if isinstance(computed, BaseException):
+                raise computed
+            self._learn(run.rows, computed.seconds)
+            passed_on = settle(computed, run.seat, self._shared)
+        except BaseException as error:  # noqa: BLE001 - a fault of ours must not stop the lane for ever
+            stream = run.seat.model.stream
+            _log.error("batch not answered", stream=stream, error=str(error), exc_info=error)
+            _fail(run.pieces)
+        self._requeue(run.pieces, passed_on)
+        if run.champion is not None:
+            try:
+                for part in passed_on:
+                    run.champion.take_over(part, run.seat.reader)
+            except Exception as error:  # noqa: BLE001 - as above
+                _log.error("batch not answered", stream=run.seat.model.stream, exc_info=error)
+                _fail(run.pieces)
+        self._next()
+
+    def _requeue(self, pieces: list[Piece], passed_on: list[Part]) -> None:
+        """Queue what is left of large requests behind the others that wait; they were counted all the while."""
+        for piece in pieces:
             part, left = piece.part, piece.part.number - piece.stop
             if left and not part.done.done() and part not in passed_on:
                 self._queue.append(part)
             else:
                 self.rows -= left
-        if self.champion is not None:
-            for part in passed_on:
-                self.champion.take_over(part, seat.reader)
-        self._next()
 
     def take_over(self, part: Part, reader: FeatureReader) -> None:
         """Queue rows that another version, which reads with `reader`, could not answer."""
+        if (full := self.refusal(part.number)) is not None:
+            part.answer(full)
+            return
         mine = self.seat.reader
         if part.columns is None or reader.features == mine.features:
             part.begin_again(part.columns)
             self.put(part)
             return
-        try:
-            part.begin_again(mine.read(part.rows))
-        except FeatureError as error:
+        reading = asyncio.get_running_loop().run_in_executor(None, mine.read, part.rows)
+        reading.add_done_callback(lambda done: self._read(part, done))
+
+    def _read(self, part: Part, reading: asyncio.Future[dict[str, Column]]) -> None:
+        error = asyncio.CancelledError() if reading.cancelled() else reading.exception()
+        if error is None:
+            part.begin_again(reading.result())
+            self.put(part)
+        elif isinstance(error, FeatureError):
             part.refuse(error)
         else:
-            self.put(part)
+            _log.error("request not read", stream=self.seat.model.stream, error=str(error), exc_info=error)
+            part.answer(Problem(500, "this request could not be answered"))
 
     def _take(self) -> list[Piece]:
         """Take the next rows from the queue; a part whose features have not been read yet is taken whole."""
@@ -154,19 +205,47 @@ class Lane:
         return pieces
 
     def _drop_late(self) -> None:
-        """Refuse what has waited for too long and has not begun."""
-        oldest = time.monotonic() - self._settings.deadline_ms / 1e3
+        """Refuse what has waited for too long and has not begun; a canary's is its champion's."""
+        oldest, late = self._oldest(), list[Part]()
         while self._queue and self._queue[0].since < oldest and not self._queue[0].start:
-            part = self._queue.popleft()
-            self.rows -= part.number
+            late.append(self._queue.popleft())
+            self.rows -= late[-1].number
+        if late and self.champion is not None:
+            self._pass_on(late, self.seat, self.champion)
+            return
+        for part in late:
             text = f"not predicted within {self._settings.deadline_ms:g} ms; send it again later"
             part.answer(Problem(503, text, retry_after=1.0, reason="deadline"))
 
-    def _watch(self) -> None:
-        """Refuse what becomes late while a batch is under way."""
+    def _oldest(self) -> float:
+        return time.monotonic() - self._settings.deadline_ms / 1e3
+
+    def _watch(self, run: _Run) -> None:
+        """Look after what becomes late while a batch is under way."""
+        since = min(piece.part.since for piece in run.pieces)
+        if run.champion is not None and not run.given_up and since < self._oldest():
+            self._give_up(run, run.champion)
         self._drop_late()
         pause = self._settings.deadline_ms / 1e3 / 8
-        self._watching = asyncio.get_running_loop().call_later(pause, self._watch)
+        self._watching = asyncio.get_running_loop().call_later(pause, self._watch, run)
+
+    def _give_up(self, run: _Run, champion: Lane) -> None:
+        """Let the champion answer a canary's batch that takes too long, and all that waits for it; what it comes to later is ignored."""
+        run.given_up, self._hung = True, run
+        parts = [piece.part for piece in run.pieces] + list(self._queue)
+        self._queue.clear()
+        self.rows = 0
+        text = f"took longer than {self._settings.deadline_ms:g} ms"
+        model = run.seat.model
+        _log.error(
+            "version failed", stream=model.stream, version=model.version, role=run.seat.role, error=text
+        )
+        self._pass_on(parts, run.seat, champion)
+
+    def _pass_on(self, parts: list[Part], seat: Seat, champion: Lane) -> None:
+        self._shared.tally.error(*seat.arm)
+        for part in parts:
+            champion.take_over(part, seat.reader)
 
     def _expects(self, rows: int) -> float:
         """Return how many seconds a batch will take: as those of its size did, else in proportion to a smaller one."""
@@ -178,8 +257,20 @@ class Lane:
         return known
 
     def _learn(self, rows: int, seconds: float) -> None:
-        """Take over a shorter time soon and a longer one slowly: what another process took of the clock tells nothing."""
+        """Take over a shorter time soon and a longer one slowly, since other processes take of the clock, too; but not one far longer."""
         size = rows.bit_length()
         before = self._expected.get(size, seconds)
-        self._expected[size] = (before + seconds) / 2 if seconds < before else min(seconds, before * _GROWTH)
+        if seconds > max(
+            before, _FAR_SECONDS
+        ):  # it has turned slow: it may run in a thread until it is quick there
+            for other in [size, *(known for known in self._expected if known > size)]:
+                self._expected[other] = max(self._expected.get(other, 0.0), seconds)
+        else:
+            shorter = seconds < before
+            self._expected[size] = (before + seconds) / 2 if shorter else min(seconds, before * _GROWTH)
         self._row_seconds = seconds / rows
+
+
+def _fail(pieces: list[Piece]) -> None:
+    for piece in pieces:
+        piece.part.answer(Problem(500, "this request could not be answered"))

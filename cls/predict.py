@@ -35,7 +35,7 @@ from cls.logging import get_logger
 from cls.metrics import ServeMetrics
 from cls.openapi import document_route, predict_document
 from cls.parts import Part, RowsOf
-from cls.settle import Log, Shared, passes_on
+from cls.settle import Log, Shared
 from cls.tally import Tally
 from cls.token_book import TokenBook
 from cls.web import ARROW_STREAM, Limits, Problem, Rows, answer, http_app, read_rows, receive_body
@@ -182,7 +182,8 @@ class _Predictions:
         loggable = _loggable(keys, _cells(source, schema.event_time)) if wanted else False
         asked = self._parts(name, route, champion, canary, source, keys, loggable) if number else []
         for lane, part in asked:
-            await self._put(lane, part)
+            full = lane.refusal(part.number)
+            await self._put(lane if full is None else lane.champion or lane, part)
         found = []
         for _, part in asked:
             outcome = await part.done
@@ -229,13 +230,20 @@ class _Predictions:
         if isinstance(part.rows, list) and part.number <= self._settings.batch_rows:
             lane.put(part)
             return
+        seat, champion = lane.seat, lane.champion
         try:
-            part.columns = await asyncio.to_thread(lane.seat.reader.read, part.rows)
+            part.columns = await asyncio.to_thread(seat.reader.read, part.rows)
         except FeatureError as error:
-            if not passes_on(part, error, lane.seat, self._shared) or lane.champion is None:
+            if champion is None or champion.seat.reader.features == seat.reader.features:
+                part.refuse(error)
                 return
-            lane = lane.champion
-            part.columns = await asyncio.to_thread(lane.seat.reader.read, part.rows)
+            lane = champion
+            try:
+                part.columns = await asyncio.to_thread(champion.seat.reader.read, part.rows)
+            except FeatureError as fault:
+                part.refuse(fault)
+                return
+            self._shared.tally.error(*seat.arm)
         lane.put(part)
 
     async def _health(self, _request: Request) -> Response:

@@ -9,7 +9,6 @@ from typing import Literal, Protocol
 import numpy as np
 import pyarrow as pa
 
-from cls.arms import output_bins
 from cls.batch import Computed, Piece
 from cls.config import ServeConfig
 from cls.errors import CLSError
@@ -19,7 +18,7 @@ from cls.models import LoadedModel
 from cls.parts import Floats, Part, Predicted
 from cls.prediction_log import Answered
 from cls.score import summarise
-from cls.tally import Arm, Bins, Tally
+from cls.tally import Arm, Tally
 from cls.web import Problem
 
 _log = get_logger(__name__)
@@ -71,13 +70,6 @@ class Seat:
     def __init__(self, model: LoadedModel, reader: FeatureReader, arm: Arm, champion: Seat | None) -> None:
         self.model, self.reader, self.arm, self.champion = model, reader, arm, champion
         self.role: Role = "champion" if champion is None else "canary"
-        self.bins = _bins((champion or self).model)
-
-
-def _bins(model: LoadedModel) -> Bins:
-    classes = model.schema.task == "classification"
-    outputs = output_bins(model.schema.outputs if classes else 1)
-    return model.target_location, model.target_scale, outputs, classes
 
 
 def settle(computed: Computed, seat: Seat, shared: Shared) -> list[Part]:
@@ -87,7 +79,7 @@ def settle(computed: Computed, seat: Seat, shared: Shared) -> list[Part]:
     -------
     Parts that the champion is to answer instead: of a canary that raised, or whose predictions are no numbers.
     """
-    passed_on = [part for part, error in computed.refused if passes_on(part, error, seat, shared)]
+    passed_on = [part for part, error in computed.refused if _passes_on(part, error, seat, shared)]
     if computed.error is not None:
         return passed_on + _failed(computed, computed.error, seat, shared)
     values = computed.values
@@ -95,9 +87,11 @@ def settle(computed: Computed, seat: Seat, shared: Shared) -> list[Part]:
         return passed_on
     oldest = min(piece.part.since for piece in computed.pieces)
     summary = summarise(values)
-    shared.tally.batch(seat.arm, time.monotonic() - oldest, summary[0], seat.bins)
+    good = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    bad = len(good) - int(np.count_nonzero(good))
+    shared.tally.batch(seat.arm, time.monotonic() - oldest, len(values), bad)
     shared.meter.batch(seat.model.stream, seat.role, len(values), computed.seconds)
-    if np.isfinite(values).all() and computed.whole:
+    if not bad and computed.whole:
         _answer_all(computed, values, summary, seat, shared)
         return passed_on
     offset = 0
@@ -141,7 +135,7 @@ def _answer(part: Part, values: Floats, seat: Seat, shared: Shared) -> None:
     part.answer(Predicted(values, seat.model, logged))
 
 
-def passes_on(part: Part, error: FeatureError, seat: Seat, shared: Shared) -> bool:
+def _passes_on(part: Part, error: FeatureError, seat: Seat, shared: Shared) -> bool:
     """Whether the champion reads rows that a canary, reading other features, cannot; else they are refused."""
     champion = seat.champion
     if champion is not None and champion.reader.features != seat.reader.features:
@@ -156,7 +150,7 @@ def passes_on(part: Part, error: FeatureError, seat: Seat, shared: Shared) -> bo
     return False
 
 
-def _failed(computed: Computed, error: Exception, seat: Seat, shared: Shared) -> list[Part]:
+def _failed(computed: Computed, error: BaseException, seat: Seat, shared: Shared) -> list[Part]:
     """Count and report a batch that raised; returns what the champion is to answer."""
     model = seat.model
     shared.tally.error(*seat.arm)

@@ -9,16 +9,16 @@ from bisect import bisect_left
 from threading import Lock
 
 import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DataError, IntegrityError
 
-from cls.arms import LATENCY_US, Served, count_outputs
+from cls.arms import LATENCY_US, Served
+from cls.logging import get_logger
 from storage.db import transaction
 from storage.served import add_served
 
 Arm = tuple[str, int, str, int]  # stream, rollout, stage, version
-Bins = tuple[float, float, int, bool]  # location, scale, bins, classes: see `count_outputs`
-_FOLD_ROWS = 4096  # predictions that are kept as they are, at most
+_log = get_logger(__name__)
 
 
 class Tally:
@@ -30,7 +30,7 @@ class Tally:
         self._unsent: dict[Arm, Served] = {}
         self._flushing = Lock()
 
-    def batch(self, arm: Arm, seconds: float, prediction: NDArray[np.float64], bins: Bins) -> None:
+    def batch(self, arm: Arm, seconds: float, rows: int, nonfinite: int) -> None:
         """Count a batch that was answered.
 
         Parameters
@@ -39,24 +39,18 @@ class Tally:
             Who answered.
         seconds
             From the arrival of its oldest row.
-        prediction
-            (N,) predictions or indices of classes; what is not finite counts as such.
-        bins
-            Of the champion.
+        rows
+            How many.
+        nonfinite
+            Those of them that were answered by what is no number.
         """
         place = bisect_left(LATENCY_US, seconds * 1e6)
         with self._lock:
             sums = self._of(arm)
-            sums.rows += len(prediction)
+            sums.rows += rows
             sums.batches += 1
+            sums.nonfinite += nonfinite
             sums.latency[place] += 1
-            if sums.bins != bins:
-                sums.fold()
-                sums.bins = bins
-            sums.predictions.append(prediction)
-            sums.held += len(prediction)
-            if sums.held > _FOLD_ROWS:
-                sums.fold()
 
     def error(self, stream: str, rollout: int, stage: str, version: int) -> None:
         """Count a batch that raised, or a version that could not be loaded."""
@@ -66,18 +60,16 @@ class Tally:
             sums.errors += 1
 
     def flush(self, engine: Engine) -> None:
-        """Add what is new to the database; raises `Unavailable`, and then keeps it."""
+        """Add what is new to the database; raises `Unavailable`, and then keeps it. What cannot be added at all is dropped."""
         with self._flushing:
             with self._lock:
-                for arm, sums in self._sums.items():
-                    self._unsent[arm] = self._unsent.get(arm, Served()) + sums.served()
-                self._sums = {}
+                new, self._sums = self._sums, {}
+            for arm, sums in new.items():
+                self._unsent[arm] = self._unsent.get(arm, Served()) + sums.served()
             if self._unsent:
                 with transaction(engine) as connection:
-                    for (stream, rollout, stage, version), gain in sorted(
-                        self._unsent.items(), key=lambda item: item[0]
-                    ):
-                        add_served(connection, stream, rollout, stage, version, gain)
+                    for arm in sorted(self._unsent):
+                        _add(connection, arm, self._unsent[arm])
                 self._unsent = {}
 
     def _of(self, arm: Arm) -> _Sums:
@@ -87,26 +79,23 @@ class Tally:
         return found
 
 
+def _add(connection: Connection, arm: Arm, gain: Served) -> None:
+    try:
+        with connection.begin_nested():
+            add_served(connection, *arm, gain)
+    except (ValueError, IntegrityError, DataError) as error:
+        stream, rollout, stage, version = arm
+        where = {"stream": stream, "rollout": rollout, "stage": stage, "version": version}
+        _log.error("counts dropped", **where, rows=gain.rows, error=str(error))
+
+
 class _Sums:
-    """Sums of one arm; predictions are counted by bin in groups, since each count costs as much as a small batch."""
+    """Sums of one arm."""
 
     def __init__(self) -> None:
-        self.rows = self.batches = self.errors = self.nonfinite = self.held = 0
+        self.rows = self.batches = self.errors = self.nonfinite = 0
         self.latency = [0] * (len(LATENCY_US) + 1)
-        self.outputs = np.zeros(0, np.int64)
-        self.bins: Bins | None = None
-        self.predictions: list[NDArray[np.float64]] = []
-
-    def fold(self) -> None:
-        if self.predictions and self.bins is not None:
-            value = np.concatenate(self.predictions)
-            self.nonfinite += int(np.count_nonzero(~np.isfinite(value)))
-            location, scale, bins, classes = self.bins
-            gain = count_outputs(value, location, scale, bins, classes=classes)
-            self.outputs = (Served(outputs=self.outputs) + Served(outputs=gain)).outputs
-        self.predictions, self.held = [], 0
 
     def served(self) -> Served:
-        self.fold()
         latency = np.array(self.latency, np.int64)
-        return Served(self.rows, self.batches, self.errors, self.nonfinite, latency, self.outputs)
+        return Served(self.rows, self.batches, self.errors, self.nonfinite, latency)

@@ -13,6 +13,7 @@ import orjson
 import pytest
 from numpy.typing import NDArray
 
+from cls.arms import LATENCY_US
 from cls.config import Config
 from cls.follow import Route
 from cls.metrics import ServeMetrics
@@ -322,3 +323,113 @@ def test_a_batch_keeps_its_version_while_the_route_changes() -> None:
     before, after = together(world.ask(row(0)), swap())
     assert (before[2]["version"], predictions(before)) == (1, [1.0])
     assert (after[2]["version"], predictions(after)) == (2, [2.0])
+
+
+def keys_of(*, canary: bool) -> list[int]:
+    return [i for i in range(400) if in_canary(7, f"k{i}", 0.5) is canary]
+
+
+def test_a_canary_that_fails_while_it_is_promoted_leaves_nobody_without_an_answer() -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def during(_: Columns) -> None:
+        begun.set()
+        go.wait(5)
+        raise RuntimeError("no")
+
+    canary = Fake(2, during=during)
+    world = World(Fake(1), canary)
+
+    async def run() -> tuple[Answer, Answer]:
+        first = asyncio.ensure_future(world.ask(row(keys_of(canary=True)[0])))
+        await asyncio.to_thread(begun.wait)
+        world.found = Route(canary, None, 0.0, 7, "champion")  # type: ignore[arg-type]
+        second = asyncio.ensure_future(world.ask(row(3)))
+        await asyncio.sleep(0.05)
+        canary.during = lambda _: None
+        go.set()
+        return await asyncio.wait_for(first, 3), await asyncio.wait_for(second, 3)
+
+    before, after = asyncio.run(run())
+    assert (before[0], before[2]["predictions"][0]["version"]) == (200, 1)
+    assert (after[0], after[2]["predictions"][0]["version"]) == (200, 2)
+
+
+def test_a_canary_that_hangs_costs_nobody_an_answer_and_is_counted() -> None:
+    go = threading.Event()
+    world = World(Fake(1), Fake(2, during=lambda _: go.wait(5)), deadline_ms=200)
+
+    async def run() -> list[Answer]:
+        asked = []
+        for i in keys_of(canary=True)[:20]:
+            asked.append(asyncio.ensure_future(world.ask(row(i))))
+            await asyncio.sleep(0.02)
+        found = list(await asyncio.wait_for(asyncio.gather(*asked), 2))
+        go.set()
+        return found
+
+    answers = asyncio.run(run())
+    assert {(a[0], a[2]["predictions"][0]["version"]) for a in answers} == {(200, 1)}
+    assert world.served(2).errors > 3
+
+
+def test_a_canary_that_turns_slow_blocks_the_loop_but_once() -> None:
+    canary, inline = Fake(2), list[int]()
+    world = World(Fake(1), canary)
+
+    async def run() -> None:
+        keys, here = keys_of(canary=True), threading.get_ident()
+        for i in keys[:20]:
+            await world.ask(row(i))
+
+        def slow(_: Columns) -> None:
+            inline.append(threading.get_ident() == here)
+            time.sleep(0.03)
+
+        canary.during = slow
+        for i in keys[:20]:
+            await world.ask(row(i))
+
+    asyncio.run(run())
+    assert (sum(inline), len(inline)) == (1, 20)
+
+
+@pytest.mark.parametrize("fatal", [RuntimeError, SystemExit])
+def test_a_canary_that_fails_in_the_second_piece_is_asked_no_third(fatal: type[BaseException]) -> None:
+    canary = Fake(2, 100.0)
+
+    def during(_: Columns) -> None:
+        if len(canary.batches) == 2:
+            raise fatal("no")
+
+    canary.during = during
+    world = World(Fake(1), canary, batch_rows=10, queue_rows=100)
+    rows = [row(i) for i in keys_of(canary=True)[:95]]
+    ((status, _, body),) = together(world.ask(rows))
+    assert (status, predictions((status, {}, body))) == (200, pytest.approx([r["x"] for r in rows]))
+    assert canary.batches == [10, 10]
+    assert together(world.ask(rows[0]))[0][0] == 200
+    assert len(canary.batches) == 3
+
+
+def test_a_large_request_that_fails_midway_leaves_its_room_to_others() -> None:
+    fake = Fake(1, during=lambda _: 1 / (len(fake.batches) - 2))
+    world = World(fake, batch_rows=10, queue_rows=100)
+
+    async def run() -> list[Answer]:
+        failed = await world.ask([row(i) for i in range(95)])
+        return [failed, *await asyncio.gather(*(world.ask(row(i)) for i in range(30)))]
+
+    assert [answer[0] for answer in asyncio.run(run())] == [500, *[200] * 30]
+
+
+def test_latency_is_that_of_the_oldest_row() -> None:
+    world = World(Fake(1), batch_delay_ms=200)
+
+    async def later() -> Answer:
+        await asyncio.sleep(0.15)
+        return await world.ask(row(1))
+
+    together(world.ask(row(0)), later())
+    (place,) = np.flatnonzero(world.served(1).latency)
+    assert LATENCY_US[place] >= 200_000
