@@ -288,7 +288,7 @@ def _webhooks(hooks: list[Standing]) -> Iterator[Check]:
 
 
 def _processes(rows: list[Any]) -> Iterator[Check]:
-    alive = [_role(row) for row in rows if row.age_seconds < SILENT]
+    alive = [str(row.kind) for row in rows if row.age_seconds < SILENT]
     for kind, command in ROLES.items():
         number = alive.count(kind)
         fix = "" if number else f"start `cls up`, or `{command}`"
@@ -305,11 +305,6 @@ def _processes(rows: list[Any]) -> Iterator[Check]:
                 else "it ended without signing out; nothing to do"
             )
             yield Check(row.kind, "warn", message, fix)
-
-
-def _role(row: Any) -> str:
-    """Return what a process does: the reporter is a worker that takes reports alone."""
-    return "reporter" if row.details.get("kinds") == ["report"] else str(row.kind)
 
 
 def _runs(pid: int) -> bool:

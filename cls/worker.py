@@ -154,7 +154,8 @@ def run_worker(
     """
     torch.set_num_threads(1)
     home = Home.open(config)
-    name = f"worker@{socket.gethostname()}:{os.getpid()}"
+    kind = "reporter" if kinds == (JobKind.REPORT,) else "worker"
+    name = f"{kind}@{socket.gethostname()}:{os.getpid()}"
     bench = Bench(home.engine, home.log, home.artifacts, config.models, config.home / "jobs")
     lease = timedelta(seconds=config.worker.lease_seconds)
     limits = queue.Limits(
@@ -170,7 +171,7 @@ def run_worker(
                 if time.monotonic() - seen > config.worker.heartbeat_seconds:
                     with transaction(home.engine) as connection:
                         streams.sign_in(
-                            connection, name, "worker", {"slot": slot, "kinds": [str(k) for k in kinds]}
+                            connection, name, kind, {"slot": slot, "kinds": [str(k) for k in kinds]}
                         )
                     seen = time.monotonic()
                 job = _claimed(home, name, lease, kinds)

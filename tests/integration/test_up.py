@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -136,6 +137,8 @@ def test_everything_starts_heals_and_stops_on_sigterm(roof: Callable[..., Roof],
     until(lambda: '"events": 20' in cli(tmp_path, "status", "--json").stdout)
     doctor = cli(tmp_path, "doctor")
     assert doctor.returncode == 0, doctor.stdout
+    known = json.loads(cli(tmp_path, "status", "--json").stdout)["processes"]
+    assert sorted(one["kind"] for one in known) == ["daemon", "reporter", "serve", "worker"]
 
     before = up.children()
     os.kill(before["daemon"], signal.SIGKILL)
