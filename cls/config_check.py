@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cls.addresses import is_loopback
 from cls.config import Config, StreamConfig, read_config
@@ -52,6 +53,7 @@ def advise(path: Path | None = None) -> list[Fault]:
     if config is None or faults or any(_outer_faults(config)):
         return []
     doors = [document.fault(("http", name), sentence) for name, sentence in open_doors(config)]
+    doors += [document.fault(("webhooks", name, "url"), sentence) for name, sentence in _inward(config)]
     return doors + [
         document.fault(("streams", name, *key), sentence)
         for name, stream in config.streams.items()
@@ -71,6 +73,21 @@ def open_doors(config: Config) -> Iterator[tuple[str, str]]:
             "mlflow",
             "the MLflow UI asks nobody for a token: let it listen on 127.0.0.1, behind a proxy that does",
         )
+
+
+def _inward(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield (webhook, sentence) of those that name an address which is not called unless that is allowed."""
+    from cls.outbound import forbidden  # which loads an HTTP client
+
+    for name, hook in config.webhooks.items():
+        host = urlsplit(hook.url).hostname or ""
+        try:
+            reason = forbidden("127.0.0.1" if host == "localhost" else host)
+        except ValueError:  # a name: what it resolves to is judged when it is called
+            continue
+        if reason is not None and not hook.allow_private:
+            text = f"{host} is {reason} and is not called: set allow_private = true in [webhooks.{name}]"
+            yield name, text
 
 
 def _advice(stream: StreamConfig) -> Iterator[tuple[Key, str]]:

@@ -298,6 +298,20 @@ def test_certificate_and_key_are_a_pair(tmp_path: Path) -> None:
     assert [place for place, _ in faults("one.pem", "none.pem")] == ["http.tls_key"]
 
 
+def test_webhooks_that_lead_inside_are_advised_against(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK_SECRET", "whsec_" + "QUJD" * 12)
+    hook = "[webhooks.ops]\nurl = 'http://127.0.0.1:9/x'\nsecret_env = 'HOOK_SECRET'\n"
+    path = write(tmp_path, GOOD + hook)
+    assert check_config(path) == []
+    (advice,) = advise(path)
+    assert advice.place == "webhooks.ops.url"
+    assert "set allow_private = true in [webhooks.ops]" in advice.message
+    for other in (hook + "allow_private = true\n", hook.replace("127.0.0.1", "hooks.example.org")):
+        assert advise(write(tmp_path, GOOD + other)) == []
+
+
 def test_mlflow_may_not_share_the_database(tmp_path: Path) -> None:
     url = "postgresql+psycopg://h/db"
     assert list(places(write(tmp_path, f'database_url = "{url}"\nmlflow_uri = "{url}"\n'))) == ["mlflow_uri"]
