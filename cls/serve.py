@@ -1,7 +1,7 @@
 """`cls serve`: answers predictions, follows the champions, and scores what came without a prediction.
 
     POST /v1/streams/NAME/predict    JSON (an object, a list, {"rows": [...], "log": true}), NDJSON or Arrow IPC
-    GET  /v1/streams, /healthz, /readyz, /metrics
+    GET  /v1/streams, /healthz, /readyz, /metrics, /openapi.json
 
 It needs the database to learn of new champions and to log, not to answer.
 """

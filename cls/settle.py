@@ -87,8 +87,8 @@ def settle(computed: Computed, seat: Seat, shared: Shared) -> list[Part]:
         return passed_on
     oldest = min(piece.part.since for piece in computed.pieces)
     summary = summarise(values)
-    good = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-    bad = len(good) - int(np.count_nonzero(good))
+    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    bad = len(values) - int(np.count_nonzero(finite))
     shared.tally.batch(seat.arm, time.monotonic() - oldest, len(values), bad)
     shared.meter.batch(seat.model.stream, seat.role, len(values), computed.seconds)
     if not bad and computed.whole:
