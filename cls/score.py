@@ -77,7 +77,9 @@ def score_events(events: Events, plan: Sequence[Stretch], models: Callable[[int]
     rows = len(events)
     scores = Predictions(
         events.prediction.astype(np.float64, copy=True),
-        np.full(rows, np.nan) if events.uncertainty is None else events.uncertainty.astype(np.float64, copy=True),
+        np.full(rows, np.nan)
+        if events.uncertainty is None
+        else events.uncertainty.astype(np.float64, copy=True),
         np.where(np.isfinite(events.prediction), events.version, 0).astype(np.int64),
         np.full(rows, np.nan),
         np.zeros(rows, np.int64),
