@@ -253,6 +253,7 @@ embedding = { route = 2 }
     ("added", "place"),
     [
         ("[worker]\nlease_seconds = 1", "worker.heartbeat_seconds"),
+        ("[serve]\nbatch_delay_ms = 500\ndeadline_ms = 500", "serve.batch_delay_ms"),
         ("[http]\nserve = '127.0.0.1:99999'", "http.serve"),
         ("[http]\nserve = '127.0.0.1:8710'", "http.ingest"),
         ("[models]\nmine = 'package.module'", "models.mine"),
