@@ -52,7 +52,10 @@ def _service(config: Config) -> Found:
     elif taken[config.http.serve] > 1:
         yield ("http", "serve"), f"{config.http.serve} is used twice"
     if config.serve.batch_delay_ms >= config.serve.deadline_ms:
-        yield ("serve", "batch_delay_ms"), "must be below deadline_ms, or whatever waits for company is refused"
+        yield (
+            ("serve", "batch_delay_ms"),
+            "must be below deadline_ms, or whatever waits for company is refused",
+        )
     if config.database_url and config.database_url == config.mlflow_uri:
         yield ("mlflow_uri",), "MLflow needs a database of its own: it has tables named like ours"
     for name, address in config.models.items():

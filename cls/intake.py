@@ -31,7 +31,7 @@ from cls.guard import guard
 from cls.openapi import document_route, intake_document
 from cls.operate import operate_routes
 from cls.token_book import TokenBook
-from cls.web import Limits, Problem, answer, http_app, read_body, read_rows
+from cls.web import Limits, Problem, Room, answer, http_app, read_body, read_rows
 from storage.db import reading
 from storage.inbox import Inbox
 from storage.progress import progress, request_of
@@ -102,6 +102,7 @@ class _Door:
         self._wake = wake
         self._between_turns = between_turns
         self._limits = limits
+        self._room = Room(limits.body_bytes)
 
     async def health(self, _request: Request) -> Response:
         return answer(200, {"status": "ok"})
@@ -121,17 +122,18 @@ class _Door:
         async def take(request: Request) -> Response:
             name, settings = self._known(request)
             producer, sequence, idempotent = _sender(request)
-            data = await read_body(request, self._limits.body_bytes)
             content_type = request.headers.get("content-type", "")
 
-            def store() -> dict[str, Any]:
+            def store(data: bytes) -> dict[str, Any]:
                 table = read_rows(content_type, data, kind, self._limits).to_table()
                 if table.num_rows == 0:
                     return {"rows": 0, "duplicate": False}
                 _check_columns(table, settings, kind)
                 return self._put(name, producer, sequence, kind, table)
 
-            receipt = await run_in_threadpool(store)
+            with self._room.take(request.scope["headers"]):
+                data = await read_body(request, self._limits.body_bytes)
+                receipt = await run_in_threadpool(store, data)
             body = {
                 "stream": name,
                 "producer": producer,

@@ -19,9 +19,14 @@ from typing import Any
 
 import structlog
 
-_PASSWORD = re.compile(r"(?P<front>[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@]*:)[^\s/]+(?=@)")
-_PARAMETER = re.compile(r"(?i)(?P<front>[?&;](?:password|passwd|token|secret|api_key|access_key)=)[^&;\s]+")
-_TOKEN = re.compile(r"(?P<front>cls_[A-Za-z0-9]{10}_)[A-Za-z0-9]{8,}")  # see cls.tokens; a truncated one, too
+_PASSWORD = re.compile(r"(?P<front>[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@]*:)(?!\d+/)(?:(?!://)\S)+(?=@)")
+_PARAMETER = re.compile(
+    r"(?i)(?P<front>(?:password|passwd|token|secret|api_key|access_key)=)(?:'[^']*'|[^&;\s]+)"
+)
+_TOKEN = re.compile(
+    r"(?P<front>cls_(?!(?:promotions|rejections|unlabelled)_)[A-Za-z0-9]{10}_)[A-Za-z0-9]+"
+)  # see cls.tokens; a truncated one, too
+_SIGNING = re.compile(r"(?P<front>whsec_)[A-Za-z0-9+/=_-]+")
 _SECRET_NAMES = re.compile(r"(?i)(^|_)(password|passwd|secret|token|authorization|api_key|credentials?)$")
 
 
@@ -33,7 +38,7 @@ def redact(url: str) -> str:
     >>> redact("postgresql+psycopg://cls:s3cret@db:5432/cls")
     'postgresql+psycopg://cls:***@db:5432/cls'
     """
-    for secret in (_PASSWORD, _PARAMETER, _TOKEN):
+    for secret in (_PASSWORD, _PARAMETER, _TOKEN, _SIGNING):
         url = secret.sub(r"\g<front>***", url)
     return url
 

@@ -38,11 +38,20 @@ from cls.parts import Part, RowsOf
 from cls.settle import Log, Shared
 from cls.tally import Tally
 from cls.token_book import TokenBook
-from cls.web import ARROW_STREAM, Limits, Problem, Rows, answer, http_app, read_rows, receive_body
+from cls.web import (
+    ARROW_STREAM,
+    INLINE_BYTES,
+    Limits,
+    Problem,
+    Room,
+    Rows,
+    answer,
+    http_app,
+    read_rows,
+    receive_body,
+)
 
-INLINE_BYTES = 64 << 10  # larger bodies are read, and their answers written, off the event loop
 INLINE_ROWS = 1000
-HELD_BODIES = 4  # large bodies that are held at once, at most, each of `serve.body_bytes`
 _JSON, _ARROW = b"application/json", ARROW_STREAM.encode()
 _log = get_logger(__name__)
 
@@ -88,8 +97,8 @@ class _Predictions:
         self._shared = shared
         self._metrics = metrics
         self._settings = config.serve
-        self._held = 0  # bytes of large bodies that are here, or on their way
         self._limits = Limits(config.serve.body_bytes, config.serve.body_rows)
+        self._room = Room(config.serve.body_bytes)
         self._schemas = {name: settings.columns for name, settings in config.streams.items()}
         self._lanes = {name: Lanes(schema, shared) for name, schema in self._schemas.items()}
         self._paths = {f"/v1/streams/{name}/predict": name for name in config.streams}
@@ -146,15 +155,8 @@ class _Predictions:
         content_type, accept, size = _headers(scope, self._limits.body_bytes)
         if size <= INLINE_BYTES:
             return await self._answer(name, route, champion, canary, scope, receive, content_type, accept)
-        if self._held and self._held + size > HELD_BODIES * self._limits.body_bytes:
-            raise Problem(
-                429, "too many large requests at once; send it again later", retry_after=1.0, reason="queue"
-            )
-        self._held += size
-        try:
+        with self._room.take(scope["headers"]):
             return await self._answer(name, route, champion, canary, scope, receive, content_type, accept)
-        finally:
-            self._held -= size
 
     async def _answer(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 
 from sqlalchemy import Engine
@@ -19,6 +19,8 @@ from cls.logging import redact
 from cls.measures import Measures, Turning
 from cls.web import answer
 from storage.schema import check
+
+KEPT_SECONDS = 1.0  # for which the answer of the database is kept: anybody may ask
 
 
 class Turns:
@@ -58,11 +60,13 @@ class Turns:
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether the daemon can do its work."""
+    """Whether the daemon can do its work. The database is asked once a second, however many ask."""
 
     engine: Engine
     turns: Turns
     measures: Measures
+    _lock: Lock = field(default_factory=Lock, init=False)
+    _told: list[tuple[float, list[str]]] = field(default_factory=list, init=False)  # when, and the faults
 
     def routes(self) -> list[Route]:
         """Return the routes /readyz and /metrics."""
@@ -73,11 +77,17 @@ class Readiness:
         found = [
             f"stream {name} is halted: {one.halted}" for name, one in self.turns.state().items() if one.halted
         ]
+        with self._lock:
+            if not self._told or time.monotonic() >= self._told[0][0] + KEPT_SECONDS:
+                self._told[:] = [(time.monotonic(), self._database())]
+            return found + self._told[0][1]
+
+    def _database(self) -> list[str]:
         try:
             check(self.engine)
         except CLSError as error:
-            found.append(str(error))
-        return found
+            return [str(error)]
+        return []
 
     async def _ready(self, request: Request) -> Response:
         faults = await run_in_threadpool(self.faults)

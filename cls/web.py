@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 import pyarrow as pa
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +24,8 @@ from cls.records import parse_json, parse_lines, to_table
 
 BODY_BYTES = 32 << 20
 BODY_ROWS = 200_000
+INLINE_BYTES = 64 << 10  # larger bodies are read, and their answers written, off the event loop
+HELD_BODIES = 4  # large bodies that are held at once, at most, each of the largest size
 COLUMNS = 2_000
 JSON = ("application/json", "")
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -88,12 +92,18 @@ async def problem_answer(_request: Request, problem: Exception) -> Response:
     return answer(problem.status, problem.body, headers)
 
 
+async def _framework_answer(_request: Request, error: Exception) -> Response:
+    """Return what the framework refuses, as 404 and 405, in the form of all refusals."""
+    assert isinstance(error, HTTPException)  # registered for it alone
+    return answer(error.status_code, {"error": error.detail}, error.headers)
+
+
 def http_app(routes: Sequence[BaseRoute], *middleware: Middleware) -> FastAPI:
     """Return an application of some routes, its `Problem`s answered; no pages of documentation are served."""
     return FastAPI(
         routes=list(routes),
         middleware=list(middleware),
-        exception_handlers={Problem: problem_answer},
+        exception_handlers={Problem: problem_answer, HTTPException: _framework_answer},
         openapi_url=None,
     )
 
@@ -132,6 +142,54 @@ async def receive_body(headers: Iterable[tuple[bytes, bytes]], receive: Receive,
             return b"".join(parts)
         message = await receive()
     raise Problem(400, "the body ended early")
+
+
+class Room:
+    """Room for large bodies: so many of the largest size are held at once.
+
+    Parameters
+    ----------
+    limit
+        Bytes of the largest body.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+
+    @contextmanager
+    def take(self, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[None]:
+        """Hold room for a body of what its headers declare, else of the largest size; small ones need none.
+
+        Raises
+        ------
+        Problem
+            429 if there is none.
+        """
+        size = declared(headers, self._limit)
+        if size <= INLINE_BYTES:
+            yield
+            return
+        if self._held and self._held + size > HELD_BODIES * self._limit:
+            raise Problem(
+                429, "too many large requests at once; send it again later", retry_after=1.0, reason="queue"
+            )
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+
+
+def declared(headers: Iterable[tuple[bytes, bytes]], limit: int) -> int:
+    """Return the bytes that a body may have: those declared, else as many as are taken."""
+    size = 0
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            size = min(int(value), limit)
+        elif name == b"transfer-encoding":
+            return limit
+    return size
 
 
 def _too_large(limit: int) -> Problem:

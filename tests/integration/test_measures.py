@@ -13,7 +13,7 @@ from sqlalchemy import Engine, insert, text, update
 from cls.config import Config
 from cls.domain import JobInput, JobKind, RolloutState
 from cls.measures import DAEMON, Measures, Turning
-from cls.readiness import Readiness, Turns
+from cls.readiness import KEPT_SECONDS, Readiness, Turns
 from cls.times import to_us
 from storage import outbox, queue, streams, versions
 from storage.announcements import announce
@@ -393,6 +393,8 @@ def test_readiness_names_what_is_amiss(engine: Engine, turns: Turns) -> None:
     assert ready.faults() == []
     with transaction(engine) as connection:
         connection.execute(text("UPDATE cls_alembic_version SET version_num = 'earlier'"))
+    assert ready.faults() == []  # the database is asked once a second
+    time.sleep(KEPT_SECONDS + 0.1)
     [fault] = ready.faults()
     assert "schema is at revision earlier" in fault
 

@@ -58,9 +58,10 @@ def test_which_addresses_are_this_machine_alone(address: str, host: str, loopbac
         ('origins = ["ops.example.org"]', "http.origins", "must be like"),
         ('origins = ["https://ops.example.org/"]', "http.origins", "must be like"),
         ('origins = ["null"]', "http.origins", "must be like"),
-        ('hosts = ["cls.example.org:443"]', "http.hosts", "without a port"),
-        ('hosts = ["*"]', "http.hosts", "without a port"),
-        ('hosts = [""]', "http.hosts", "without a port"),
+        ('require_tokens = true\nhosts = ["cls.example.org:443"]', "http.hosts", "without a port"),
+        ('require_tokens = true\nhosts = ["*"]', "http.hosts", "without a port"),
+        ('require_tokens = true\nhosts = [""]', "http.hosts", "without a port"),
+        ('hosts = ["cls.example.org"]', "http.hosts", "needs require_tokens"),
         ("requests_per_second = 0.0", "http.requests_per_second", ""),
     ],
 )
