@@ -13,7 +13,7 @@ from storage.streams import write_ledger
 from storage.tables import champions, episodes, outbox, versions
 from storage.versions import champion, list_rollouts, read_version, rollout_of, rollouts_in
 
-NEWEST = 4  # rollouts whose versions the registry is told of: the others have ended, and stay as they were told
+NEWEST = 4  # rollouts whose versions the registry is told of; what was said of earlier ones stays
 
 
 class SqlOutbox:

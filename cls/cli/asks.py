@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cls.errors import Refused, Unavailable
+from cls.errors import Permanent, Refused, Unavailable
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -61,7 +61,7 @@ def ask(engine: Engine, stream: str, kind: str, arguments: dict[str, Any], timeo
 
 @contextmanager
 def acting(
-    engine: Engine, action: str, arguments: dict[str, Any], stream: str | None = None
+    engine: Engine, action: str, arguments: dict[str, Any], stream: str | None = None, outcome: str = "done"
 ) -> Iterator[Connection]:
     """Hold the transaction of what a command does itself; the audit gets its row, also if it is refused.
 
@@ -75,9 +75,29 @@ def acting(
     from storage.audit import audited
 
     with audited(
-        engine, actor=requester(), origin=ORIGIN, action=action, stream=stream, arguments=arguments
+        engine,
+        actor=requester(),
+        origin=ORIGIN,
+        action=action,
+        stream=stream,
+        arguments=arguments,
+        outcome=outcome,
     ) as connection:
         yield connection
+
+
+@contextmanager
+def noting(
+    engine: Engine, action: str, arguments: dict[str, Any], stream: str | None = None
+) -> Iterator[None]:
+    """Run what may take long, outside of any transaction; then the audit gets its row, also if it was refused."""
+    try:
+        yield
+    except Permanent:
+        with acting(engine, action, arguments, stream):
+            raise
+    with acting(engine, action, arguments, stream):
+        pass
 
 
 def requester() -> str:

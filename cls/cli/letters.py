@@ -83,6 +83,8 @@ def replay(
         if missing := sorted(set(wanted) - {letter.id for letter in found}):
             with acting(engine, "dead-letters.replay", noted, name):
                 raise NotFound(f"stream {name} has no dead letter {', '.join(map(str, missing))}")
+        with acting(engine, "dead-letters.replay", dict(noted), name, "asked"):
+            pass  # written before anything is sent: whoever is killed on the way leaves a trace
         inbox = Inbox(engine, config.home / "inbox")
         try:
             outcomes = _send(inbox, name, found)

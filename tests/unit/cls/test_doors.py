@@ -74,9 +74,8 @@ def test_what_protects_nothing_is_a_fault(tmp_path: Path, http: str, place: str,
 
 
 def test_what_can_be_read_on_its_way_is_warned_of(tmp_path: Path) -> None:
-    for name in ("c.pem", "k.pem"):
-        (tmp_path / name).touch()
-    tls = 'tls_certificate = "c.pem"\ntls_key = "k.pem"\n'  # relative to cls.toml
+    sign(tmp_path, "c")
+    tls = 'tls_certificate = "c.pem"\ntls_key = "c-key.pem"\n'  # relative to cls.toml
     assert warnings(tmp_path, "") == []
     assert warnings(tmp_path, 'ingest = "0.0.0.0:1"') == ["http.ingest"]
     assert warnings(tmp_path, f'{tls}ingest = "0.0.0.0:1"\nserve = "0.0.0.0:2"') == []

@@ -64,7 +64,9 @@ def test_a_rollout_shows_its_state_its_share_and_what_it_waits_for(cli: Any, ful
     assert shown["waits_for"] in line
     with transaction(full) as connection:
         [rollout] = versions.rollouts_in(connection, "flights", RolloutState.CANARY)
-        versions.hold_rollout(connection, rollout, paused_at=T0, step_at=T0, deadline_at=None, approved="", reason="paused")
+        versions.hold_rollout(
+            connection, rollout, paused_at=T0, step_at=T0, deadline_at=None, approved="", reason="paused"
+        )
     assert "canary step 2, 25%, paused" in line_of(cli("status").stdout, "version 3")
 
 

@@ -45,6 +45,7 @@ def database(cli: Cli) -> str:
 
 
 def test_a_ping_is_signed_and_its_answer_shown(cli: Cli, receiver: Receiver) -> None:
+    url = database(cli)
     found = cli.json("webhook", "test", "ops")
     assert found["status"] == 204
     [ping] = receiver.received
@@ -56,6 +57,12 @@ def test_a_ping_is_signed_and_its_answer_shown(cli: Cli, receiver: Receiver) -> 
     assert result.exit_code == 1
     assert "answered 401" in result.output
     assert cli("webhook", "test", "oops").exit_code == 3
+    assert cli("webhook", "resume", "ops").exit_code == 3  # it has not begun
+    engine = open_database(url)
+    with engine.connect() as connection:
+        told = [(row.action, row.outcome.partition(":")[0]) for row in connection.execute(select(audit))]
+    engine.dispose()
+    assert told == [("webhook.test", "done"), ("webhook.test", "done"), ("webhook.resume", "refused")]
 
 
 def test_a_webhook_is_listed_with_what_waits_and_resumed_with_an_entry_in_the_audit(
@@ -86,7 +93,7 @@ def test_a_webhook_is_listed_with_what_waits_and_resumed_with_an_entry_in_the_au
     assert (row["state"], row["waiting"]) == ("ok", 0)
     assert row["delivered_at"] is not None
     with transaction(engine) as connection:
-        [entry] = connection.execute(select(audit)).all()
+        [*_, entry] = connection.execute(select(audit).order_by(audit.c.id)).all()
     assert (entry.action, entry.arguments, entry.origin) == ("webhook.resume", {"webhook": "ops"}, "cli")
     engine.dispose()
 
