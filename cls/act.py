@@ -261,7 +261,10 @@ class Actor:
         by = f"by {request.requested_by}"
         if request.kind == "rollback":
             back = self.promoter.roll_back_by_hand(connection, champion, now, f"rolled back {by}")
-            return f"version {back} serves again"
+            after = version_store.champion(connection, self.name)
+            further = None if after is None else after.previous
+            left = "nothing to go back to" if further is None else f"another rollback would go to {further}"
+            return f"version {back} serves again, instead of {champion.version if champion else '-'}; {left}"
         if request.kind == "promote":
             version = int(request.arguments["version"])
             if champion is not None and champion.version == version:

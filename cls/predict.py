@@ -290,7 +290,10 @@ def _wants_log(scope: Scope, rows: Rows) -> bool:
             raise Problem(422, "log is true or false", field="log", row=None)
         return bool(rows.options["log"])
     query = scope["query_string"]
-    return not query or parse_qs(query.decode("latin-1")).get("log", [""])[-1] not in ("false", "0")
+    wish = parse_qs(query.decode("latin-1")).get("log", ["true"])[-1] if query else "true"
+    if wish not in ("true", "1", "false", "0"):
+        raise Problem(422, "log is true or false", field="log", row=None)
+    return wish in ("true", "1")
 
 
 def _cells(source: RowsOf, name: str) -> list[Any]:
@@ -302,7 +305,10 @@ def _cells(source: RowsOf, name: str) -> list[Any]:
 
 def _loggable(keys: Sequence[Any], times: Sequence[Any]) -> bool | list[bool]:
     """Return which rows can be an event of the log: those that say who and when."""
-    good = [key is not None and time is not None for key, time in zip(keys, times, strict=True)]
+    good = [
+        key is not None and time is not None and type(key) not in (dict, list)
+        for key, time in zip(keys, times, strict=True)
+    ]
     return good[0] if len(set(good)) == 1 else good
 
 

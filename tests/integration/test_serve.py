@@ -248,6 +248,8 @@ def test_predictions_come_back_as_events_once_and_with_their_version(running: Ru
         assert answer["logged"] == len(answer["predictions"])
     assert running.predict({"rows": [ROW], "log": False}).json()["logged"] == 0
     assert running.predict(ROW, params={"log": "false"}).json()["logged"] == 0
+    assert running.predict(ROW | {"id": {"no": "key"}}).json()["logged"] == 0
+    assert running.predict(ROW, params={"log": "maybe"}).status_code == 422
     running.stop.set()
     running.thread.join(20.0)
     rows = running.logged(len(keys))
