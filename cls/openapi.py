@@ -131,7 +131,7 @@ def _predict(name: str, stream: StreamConfig) -> Json:
         "name": "log",
         "in": "query",
         "description": "false or 0: these rows are not logged",
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "enum": ["true", "1", "false", "0"]},
     }
     answered = fields(
         stream=TEXT, version=INTEGER, predictions=list_of(prediction_of(stream)), logged=INTEGER
