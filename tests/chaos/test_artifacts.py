@@ -5,12 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import select
 
 from cls.layout import MODEL
 from storage.tables import versions
 from tests.chaos.harness import STREAM, Feed, System, eventually, flip, running
+
+
+def answers(system: System) -> bool:
+    try:
+        return system.predict().status_code == 200
+    except httpx.TransportError:  # it does not listen yet
+        return False
 
 
 @pytest.mark.chaos
@@ -31,6 +39,12 @@ def test_a_flipped_byte_in_a_new_champion(tmp_path: Path, sqlite_url: str, feed:
         damaged = system.config.home / "artifacts" / sha256[:2] / sha256
         assert system.champion() == 1  # the second waits for its time
         flip(damaged)
+        first = system.pid(
+            "serve"
+        )  # it may have loaded the second before it was damaged: what it has, it keeps
+        assert system.signal("serve")
+        eventually(lambda: system.pid("serve") not in (None, first), what="serve to come back")
+        eventually(lambda: answers(system), what="an answer")
 
         for kind, table in rest:  # nothing can be scored any more: what follows is only taken in
             system.feeder.send(kind, table)
@@ -40,7 +54,7 @@ def test_a_flipped_byte_in_a_new_champion(tmp_path: Path, sqlite_url: str, feed:
                 break
         assert system.champion() == 2
         refusal = eventually(
-            lambda: [line for line in system.log("serve").splitlines() if "champion refused" in line]
+            lambda: [line for line in system.log("serve").splitlines() if "version refused" in line]
         )[0]
         assert all(
             word in refusal for word in (f'"stream": "{STREAM}"', '"version": 2', "does not match its hash")
@@ -53,7 +67,7 @@ def test_a_flipped_byte_in_a_new_champion(tmp_path: Path, sqlite_url: str, feed:
         assert job.input["parent"] == 2
         assert job.error.startswith("Corrupt: ")
         assert job.failures == 1  # no retry can mend it
-        assert system.exits == []
+        assert system.exits == [("serve", -9)]
 
         flip(damaged)
         system.settle()
