@@ -150,7 +150,7 @@ class Lane:
             try:
                 for part in passed_on:
                     run.champion.take_over(part, run.seat.reader)
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:  # noqa: BLE001 - the parts of the batch must be answered all the same
                 _log.error("batch not answered", stream=run.seat.model.stream, exc_info=error)
                 _fail(run.pieces)
         self._next()

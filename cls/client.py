@@ -200,7 +200,7 @@ class Champion:
                     source = client.get_logged_model(source.rpartition("/")[2]).artifact_location
                 artifacts = get_artifact_repository(source, tracking_uri=self._uri, registry_uri=self._uri)
                 for name in wanted or [""]:
-                    artifacts.download_artifacts(name, dst_path=place)  # type: ignore[no-untyped-call]
+                    artifacts.download_artifacts(name, dst_path=place)  # type: ignore[no-untyped-call]  # of MLflow
             except Exception as error:
                 raise Unavailable(f"MLflow at {self._uri}: {type(error).__name__}: {error}") from error
             if not wanted:  # an older release wrote no hash of each file: the digest is that of all
