@@ -23,8 +23,8 @@ from cls.demo.settings import STREAM, TABLES
 from cls.domain import Batch, ModelVersion, RolloutState
 from cls.golden import make_golden
 from cls.layout import GOLDEN, MODEL, to_json
+from cls.settings.toml_text import toml_key, toml_value
 from cls.times import EPOCH
-from cls.toml_text import toml_key, toml_value
 from detectors.columns import Categorical, Columns
 from learners.checkpoint import Checkpoint
 from learners.learn import start

@@ -6,9 +6,9 @@ import uuid
 
 from sqlalchemy import Connection, Engine
 
-from cls.config_faults import nearest
 from cls.domain import Json
 from cls.errors import NotFound, Refused
+from cls.settings.faults import nearest
 from learners.recipes import known
 from storage.audit import ACTIONS, audited
 from storage.db import reading

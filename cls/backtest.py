@@ -22,10 +22,10 @@ from cls.config import Config, StreamConfig
 from cls.domain import JobKind, Json, RolloutState
 from cls.errors import BadData, CLSError, Permanent
 from cls.jobs import Bench, NoControl, publish, run
-from cls.models import ModelCache
 from cls.ports import RawBatch
 from cls.recording import Recording, next_edge, read_recording
 from cls.scorer import Scorer
+from cls.serving.models import ModelCache
 from cls.stream import Ports, StreamLoop
 from cls.times import from_us
 from storage import drift as drift_store

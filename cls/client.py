@@ -27,9 +27,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cls.client_cache import Cache
-from cls.client_files import MANIFEST, Loaded, hash_of, load_version, verified
 from cls.domain import Json
+from cls.elsewhere.client_cache import Cache
+from cls.elsewhere.client_files import MANIFEST, Loaded, hash_of, load_version, verified
 from cls.errors import CLSError, Corrupt, NotFound, Unavailable
 from cls.layout import GOLDEN, MODEL, SPEC, to_json
 

@@ -14,11 +14,11 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from cls.config_faults import ConfigError, Fault
-from cls.config_file import Document, read_document
-from cls.config_http import HttpConfig, ServeConfig, WebhookConfig
-from cls.config_rules import cross_faults
-from cls.config_stream import (
+from cls.settings.faults import ConfigError, Fault
+from cls.settings.file import Document, read_document
+from cls.settings.http import HttpConfig, ServeConfig, WebhookConfig
+from cls.settings.rules import cross_faults
+from cls.settings.stream import (
     DetectConfig,
     GateConfig,
     ModelConfig,
@@ -28,7 +28,7 @@ from cls.config_stream import (
     StreamConfig,
     UpdateConfig,
 )
-from cls.config_tables import Count, Duration, Name, Seconds, Table, hours
+from cls.settings.tables import Count, Duration, Name, Seconds, Table, hours
 
 __all__ = [
     "Config",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls.domain import Rollout
-from cls.routing import SLOTS, place
+from cls.serving.routing import SLOTS, place
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ def credits_of(
     rollout
         In canary.
     keys
-        By which rows are routed (`cls.routing`), one per row.
+        By which rows are routed (`cls.serving.routing`), one per row.
     prediction, version
         What rows came with; NaN and 0 for nothing.
 

@@ -19,16 +19,16 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from cls.config import Config
+from cls.doors.server import HttpServer
+from cls.doors.token_book import REFRESH_SECONDS, TokenBook, refuse_unguarded
 from cls.errors import CLSError, Permanent, Refused, Temporary
-from cls.http import HttpServer
 from cls.intake import intake_app
 from cls.ledger_log import LedgerLog
 from cls.logging import bound
-from cls.measures import Measures
+from cls.metrics.daemon import Measures
+from cls.metrics.readiness import Readiness, Turns
 from cls.ports import Source
-from cls.readiness import Readiness, Turns
 from cls.stream import Ports, StreamLoop
-from cls.token_book import REFRESH_SECONDS, TokenBook, refuse_unguarded
 from storage import queue, streams
 from storage.db import reading, transaction, wall_clock
 from storage.files import FileSource

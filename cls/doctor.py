@@ -22,12 +22,12 @@ from typing import Any, Literal
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
-from cls.addresses import is_loopback
 from cls.config import Config, read_config
-from cls.config_check import check_config, open_doors
-from cls.doors import trust_of, url_of
+from cls.doors.addresses import is_loopback
+from cls.doors.calling import trust_of, url_of
 from cls.errors import CLSError
 from cls.logging import redact
+from cls.settings.check import check_config, open_doors
 from cls.up import answers, ui_is_ours
 from storage import overview
 from storage.db import open_database, read_clock, reading, transaction

@@ -11,11 +11,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from cls.columns.file_columns import FileFeatures, read_features
 from cls.config import DetectConfig, StreamConfig
-from cls.config_faults import nearest
 from cls.detect import kl_detector
 from cls.errors import BadData, NotFound
-from cls.file_columns import FileFeatures, read_features
+from cls.settings.faults import nearest
 from detectors.columns import Columns, rows_of, take
 from detectors.evaluation import Evaluation, KnownChange, Monitor, blocks_of, judge, spans_of
 from detectors.monitors import WINDOW_ROWS, MonitorMaker

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cls.infer_read import read_sample
-from cls.toml_text import toml_key, toml_value
+from cls.settings.toml_text import toml_key, toml_value
 from detectors.derivation import KINDS, Kind
 
 if TYPE_CHECKING:

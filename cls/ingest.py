@@ -16,10 +16,10 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cls.cells import Mask, categories, column_of, numbers, texts, times
+from cls.columns.cells import Mask, categories, column_of, numbers, texts, times
+from cls.columns.typed import derived
 from cls.config import StreamConfig
 from cls.domain import Batch, DeadLetter, Json, Labels, Role
-from cls.typed import derived
 from detectors.columns import Categorical, Column, Columns, take
 from detectors.derive import NO_TIME
 

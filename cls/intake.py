@@ -4,7 +4,7 @@
     POST /v1/streams/NAME/labels    the same, with the key and the target
     GET  /v1/streams/NAME           how far the stream has come
     GET  /v1/streams, /healthz, /readyz, /metrics
-    and what operators do: see `cls.operate`
+    and what operators do: see `cls.doors.operate`
 
 X-CLS-Producer and X-CLS-Sequence make a request idempotent: the same pair is taken once, however often it is sent. Events and labels of
 one producer share one sequence. What is wrong with a single record is ingest's business (dead letters), not the sender's.
@@ -26,12 +26,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cls.config import Config, StreamConfig
+from cls.doors.guard import guard
+from cls.doors.openapi import document_route, intake_document
+from cls.doors.operate import operate_routes
+from cls.doors.token_book import TokenBook
+from cls.doors.web import Limits, Problem, Room, answer, http_app, read_body, read_rows
 from cls.errors import Unavailable
-from cls.guard import guard
-from cls.openapi import document_route, intake_document
-from cls.operate import operate_routes
-from cls.token_book import TokenBook
-from cls.web import Limits, Problem, Room, answer, http_app, read_body, read_rows
 from storage.db import reading
 from storage.inbox import Inbox
 from storage.progress import progress, request_of

@@ -19,13 +19,13 @@ import numpy as np
 from sqlalchemy import Connection, Engine
 
 from cls.checkpoints import pack, restore, unpack
+from cls.columns.outputs import Floats
 from cls.config import StreamConfig
 from cls.domain import Job, JobKind, Json, ModelVersion, Role
 from cls.errors import BadData, Permanent, Refused
 from cls.evaluate import assess, gate, likeness
 from cls.golden import make_golden
 from cls.layout import GOLDEN, LEARNER, MODEL, PROFILE, SPEC
-from cls.outputs import Floats
 from cls.ports import ArtifactStore, SampleLog
 from cls.rebase import Predict, Rows, recent_reference
 from cls.score import summarise

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine
 
 from cls.act import Actor
+from cls.columns.outputs import row_losses
 from cls.config import StreamConfig
 from cls.detect import judge_scores
 from cls.domain import Champion, Rollout, RolloutState
 from cls.loss_windows import Landed, LossWindows
-from cls.outputs import row_losses
 from cls.ports import Predictions, SampleLog
 from cls.times import from_us
 from detectors.anytime import dependent_squares

@@ -25,7 +25,7 @@ _PARAMETER = re.compile(
 )
 _TOKEN = re.compile(
     r"(?P<front>cls_(?!(?:promotions|rejections|unlabelled)_)[A-Za-z0-9]{10}_)[A-Za-z0-9]+"
-)  # see cls.tokens; a truncated one, too
+)  # see cls.doors.tokens; a truncated one, too
 _SIGNING = re.compile(r"(?P<front>whsec_)[A-Za-z0-9+/=_-]+")
 _SECRET_NAMES = re.compile(r"(?i)(^|_)(password|passwd|secret|token|authorization|api_key|credentials?)$")
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from cls.act import Actor
+from cls.columns.outputs import label_columns
 from cls.config import StreamConfig
 from cls.detect import HISTORY, kl_detector
 from cls.domain import Champion
 from cls.judge import judge_counts
-from cls.outputs import label_columns
 from cls.times import from_us
 from detectors.loss import LossEstimate
 from detectors.reference import Reference

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
+from cls.columns.outputs import Floats
 from cls.config import StreamConfig
 from cls.domain import Champion, Episode, EpisodeState, Json, Rollout, RolloutState
 from cls.errors import Refused
 from cls.health import Health, slow_threshold
 from cls.layout import PROFILE
-from cls.outputs import Floats
 from cls.ports import ArtifactStore, SampleLog
 from cls.rebase import Predict, Rows, recent_reference
 from cls.rollout import Next, Stage, Step, following, next_step, resumed

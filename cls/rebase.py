@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cls.columns.outputs import UNCERTAINTY, label_columns, output_columns, row_losses
 from cls.config import StreamConfig
 from cls.detect import input_detector, kl_detector
 from cls.domain import Labelled
 from cls.layout import to_json
-from cls.outputs import UNCERTAINTY, label_columns, output_columns, row_losses
 from cls.ports import SampleLog
 from cls.season import with_season
 from detectors.columns import Columns, take

@@ -13,8 +13,8 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from cls.arrow import to_floats
-from cls.cells import LATEST_US, Mask, times
+from cls.columns.arrow import to_floats
+from cls.columns.cells import LATEST_US, Mask, times
 from cls.config import StreamConfig
 from cls.errors import BadData
 from cls.times import EPOCH, from_us, to_us

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cls.attribution import Histogram, histograms
 from cls.domain import Job, Json
-from cls.drift_plot import drift_plot
-from cls.drift_points import INPUTS, Mark, Point, in_order, latest_alarm
 from cls.errors import CLSError, Corrupt
-from cls.feature_plot import Panel, feature_plot
 from cls.layout import to_json
+from cls.plots.attribution import Histogram, histograms
+from cls.plots.drift_plot import drift_plot
+from cls.plots.drift_points import INPUTS, Mark, Point, in_order, latest_alarm
+from cls.plots.feature_plot import Panel, feature_plot
 from cls.ports import ArtifactStore, Events, SampleLog
 from cls.season import season_of, with_season
 from cls.verdict_words import SUBJECTS, probability

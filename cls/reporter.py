@@ -18,10 +18,10 @@ from sqlalchemy import Engine
 
 from cls.config import Config
 from cls.domain import JobKind
+from cls.elsewhere.webhooks import run_webhook
 from cls.errors import Temporary
 from cls.ports import ArtifactStore, Registry
 from cls.registry import deliver, reconcile
-from cls.webhooks import run_webhook
 from cls.worker import run_worker
 from storage.home import Home
 from storage.lineage import SqlOutbox

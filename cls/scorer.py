@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Engine
 from cls.arms import ASKED, Served, stage_name
 from cls.domain import Rollout, RolloutState
 from cls.errors import Permanent, Refused
-from cls.models import ModelCache
 from cls.ports import Events, Predictions, SampleLog, SegmentStore
 from cls.score import Stretch, make_plan, score_events
+from cls.serving.models import ModelCache
 from cls.shadow import Rivals, pair_sums
 from storage.db import reading, transaction
 from storage.log import next_position, record_segment, write_predictions

@@ -111,8 +111,8 @@ def score(config: Config, stop: threading.Event) -> None:
         return
     import torch
 
-    from cls.models import ModelCache
     from cls.scorer import Scorer
+    from cls.serving.models import ModelCache
 
     torch.set_num_threads(1)
     models = ModelCache(home.engine, home.artifacts, config.models, 4 * len(config.streams) + 1)

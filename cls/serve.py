@@ -18,19 +18,19 @@ from contextlib import suppress
 import torch
 
 from cls.config import Config
+from cls.doors.server import HttpServer
+from cls.doors.token_book import REFRESH_SECONDS, TokenBook, refuse_unguarded
 from cls.errors import CLSError
-from cls.follow import Follower
-from cls.http import HttpServer
 from cls.logging import get_logger
-from cls.metrics import ServeMetrics
-from cls.models import ModelCache
-from cls.predict import predict_app
-from cls.prediction_log import PredictionLog
+from cls.metrics.serve import ServeMetrics
+from cls.metrics.serve_parts import show_parts
 from cls.scoring import ScoringProcess
-from cls.serve_measures import show_parts
-from cls.tally import Tally
+from cls.serving.follow import Follower
+from cls.serving.models import ModelCache
+from cls.serving.predict import predict_app
+from cls.serving.prediction_log import PredictionLog
+from cls.serving.tally import Tally
 from cls.tasks import Task
-from cls.token_book import REFRESH_SECONDS, TokenBook, refuse_unguarded
 from storage.db import transaction
 from storage.home import Home
 from storage.inbox import Inbox

@@ -13,9 +13,9 @@ from cls.arms import Served, count_outputs, output_bins
 from cls.domain import Rollout, RolloutState
 from cls.errors import Temporary
 from cls.logging import get_logger
-from cls.models import LoadedModel, ModelCache
 from cls.ports import Predictions
 from cls.score import Floats, Predictor
+from cls.serving.models import LoadedModel, ModelCache
 from detectors.columns import Columns, rows_of
 
 _log = get_logger(__name__)

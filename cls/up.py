@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from cls.config import Config
-from cls.doors import url_of
+from cls.doors.calling import url_of
 from cls.errors import Refused, Unavailable
 from cls.supervise import Patience, Program, supervise
 

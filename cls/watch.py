@@ -12,12 +12,12 @@ import numpy as np
 from sqlalchemy import Connection, Engine
 
 from cls.act import Actor
+from cls.columns.outputs import comparable, counted_without, output_columns
 from cls.config import StreamConfig
 from cls.detect import HISTORY, kl_detector
 from cls.domain import Champion
 from cls.judge import judge_counts
 from cls.loss_windows import LossWindows
-from cls.outputs import comparable, counted_without, output_columns
 from cls.ports import Events, Predictions, SampleLog
 from cls.times import from_us
 from detectors.reference import Reference

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from cls.columns.records import parse_line, to_table
 from cls.errors import BadData
-from cls.records import parse_line, to_table
 from storage.pieces import Fault, Piece
 
 LINE_BYTES = 4 << 20  # longer lines are malformed

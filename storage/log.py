@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, bindparam, func, insert, select
 
-from cls.arrow import from_columns, to_columns, to_floats
+from cls.columns.arrow import from_columns, to_columns, to_floats
 from cls.domain import Batch, Labelled
 from cls.ports import Events, Predictions, SegmentStore
 from cls.times import from_us

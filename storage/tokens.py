@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Insert, Row, Update, bindparam, insert, select, update
 
+from cls.doors.tokens import Fresh, Token, implied
 from cls.errors import NotFound, Refused
-from cls.tokens import Fresh, Token, implied
 from storage.db import database_now, read_clock
 from storage.statements import per_dialect
 from storage.tables import tokens

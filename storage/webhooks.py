@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, delete, func, select, update
 
-from cls.config_http import WebhookConfig
 from cls.domain import Json
+from cls.settings.http import WebhookConfig
 from storage.db import database_now, read_clock, reading, transaction, upsert
 from storage.measures import MOST
 from storage.streams import write_ledger

@@ -70,7 +70,7 @@ def backtest(
 def _refuse_faults(context: typer.Context, name: str) -> None:
     """Refuse what `cls config check` finds in the stream; its source is not read."""
     from cls.config import ConfigError
-    from cls.config_check import check_config
+    from cls.settings.check import check_config
 
     mine, source = f"streams.{name}.", f"streams.{name}.source."
     faults = [fault for fault in check_config(config_path(context)) if fault.place.startswith(mine)]
@@ -92,7 +92,7 @@ def _print(name: str, document: dict[str, Any]) -> None:
 
 
 def _duration(text: str) -> timedelta:
-    from cls.toml_text import parse_duration
+    from cls.settings.toml_text import parse_duration
 
     try:
         found = parse_duration(text)

@@ -15,8 +15,8 @@ from cls.cli.output import AsJson, print_json
 from cls.errors import NotFound
 
 if TYPE_CHECKING:
+    from cls.columns.file_columns import FileFeatures
     from cls.config import Config, StreamConfig
-    from cls.file_columns import FileFeatures
     from detectors.columns import Columns
     from detectors.profile import Profile
 
@@ -206,7 +206,7 @@ def _check_sources(
 
 
 def _of_file(file: Path, settings: StreamConfig | None, like: Profile | None) -> FileFeatures:
-    from cls.file_columns import read_features
+    from cls.columns.file_columns import read_features
 
     read = read_features(file, None if settings is None else settings.columns, say, like=like)
     for bins in () if like is None else like.features:

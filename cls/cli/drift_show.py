@@ -12,8 +12,8 @@ from cls.cli.output import console, print_table
 from cls.shortening import shortened, told_apart
 
 if TYPE_CHECKING:
-    from cls.attribution import Histogram
     from cls.domain import Json
+    from cls.plots.attribution import Histogram
     from detectors.verdict import Drift, PairDrift
 
 WIDTH = 80
@@ -148,7 +148,7 @@ def _mark_line(name: str, line: str) -> None:
 
 
 def _print_features(drift: Drift, histograms: Mapping[str, Histogram]) -> None:
-    from cls.attribution import DIVERGENCES, telling
+    from cls.plots.attribution import DIVERGENCES, telling
     from cls.verdict_words import percent, probability
 
     moved = [feature for feature in drift.features if feature.share >= LEAST_SHARE]

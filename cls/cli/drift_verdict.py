@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from cls.attribution import Histogram
     from cls.config import Config
     from cls.domain import Json
+    from cls.plots.attribution import Histogram
 
 WINDOWS = 60  # of the series, up to the verdict's
 
@@ -19,9 +19,9 @@ def histograms_of(
     config: Config, connection: Connection, row: Any
 ) -> tuple[dict[str, Histogram], str | None]:
     """Count a window's rows, from the log, in the bins of the stored reference; where that cannot be, say why."""
-    from cls.attribution import Histogram, histograms
-    from cls.drift_points import INPUTS
     from cls.errors import CLSError
+    from cls.plots.attribution import Histogram, histograms
+    from cls.plots.drift_points import INPUTS
     from cls.season import season_of, with_season
     from detectors.reference import Reference
     from detectors.verdict import Drift

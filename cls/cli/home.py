@@ -35,7 +35,7 @@ def config_of(context: typer.Context) -> Config:
 def known_stream(config: Config, name: str) -> str:
     """Return a stream's name if it is configured; raises `NotFound` with the nearest right one."""
     if name not in config.streams:
-        from cls.config_faults import nearest
+        from cls.settings.faults import nearest
 
         raise NotFound(f"no stream is called {name!r}{nearest(name, list(config.streams))}")
     return name

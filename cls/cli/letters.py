@@ -119,7 +119,7 @@ def _send_one(inbox: Inbox, stream: str, letter: Any) -> str:
         return "it was sent in again already"
     if letter.kind not in ("events", "labels"):
         return f"it is a fault of the {letter.kind}, not a record"
-    from cls.records import to_table
+    from cls.columns.records import to_table
 
     inbox.put(stream, PRODUCER, letter.id, letter.kind, to_table([letter.record]))
     return "sent"

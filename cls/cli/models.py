@@ -172,7 +172,7 @@ def export_(
     as_json: AsJson = False,
 ) -> None:
     """Write a version's files for those who serve elsewhere, after trying that they predict what it does."""
-    from cls.export import export
+    from cls.elsewhere.export import export
     from storage.artifacts import DiskArtifacts
     from storage.versions import champion, read_version
 

@@ -44,7 +44,7 @@ def up(
 ) -> None:
     """Run everything on this machine: daemon, workers, reporter, serve and the MLflow UI. Ctrl-C stops it all."""
     from cls.config import ConfigError
-    from cls.config_check import check_config
+    from cls.settings.check import check_config
     from cls.up import up as run_up
 
     path = config_path(context)

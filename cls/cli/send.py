@@ -60,7 +60,7 @@ def send(
     counts = {"requests": 0, "rows": 0, "duplicates": 0, "malformed": 0}
     import httpx
 
-    from cls.doors import token_headers, trust_of, url_of
+    from cls.doors.calling import token_headers, trust_of, url_of
 
     began = time.monotonic()
     url = f"{url_of(config, config.http.ingest)}/v1/streams/{name}/{kind}"

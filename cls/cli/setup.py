@@ -15,8 +15,8 @@ from cls.errors import Refused
 from detectors.derivation import KINDS
 
 if TYPE_CHECKING:
-    from cls.config_faults import Fault
     from cls.infer import InferredStream
+    from cls.settings.faults import Fault
 
 stream = typer.Typer(help="Describe a stream.", no_args_is_help=True, rich_markup_mode=None)
 config = typer.Typer(help="The configuration, cls.toml.", no_args_is_help=True, rich_markup_mode=None)
@@ -35,7 +35,7 @@ def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.")] = Path(),
 ) -> None:
     """Write a commented cls.toml. An existing one is left alone."""
-    from cls.config_template import config_template
+    from cls.settings.template import config_template
 
     path = directory / "cls.toml"
     try:
@@ -66,8 +66,8 @@ def infer(
     as_json: AsJson = False,
 ) -> None:
     """Propose a stream's schema from a file, with a reason for every column."""
-    from cls.config_file import read_document
     from cls.infer import infer_schema
+    from cls.settings.file import read_document
 
     proposal = infer_schema(data.absolute())
     name = name or _name_of(data)
@@ -111,7 +111,7 @@ def _name_of(data: Path) -> str:
 @config.command("check")
 def check_config_(context: typer.Context, as_json: AsJson = False) -> None:
     """Tell every fault at once, with its place and line, and warn of what cannot work or is not safe."""
-    from cls.config_check import advise, check_config
+    from cls.settings.check import advise, check_config
 
     path = config_path(context)
     faults, warnings = check_config(path), advise(path)
@@ -144,8 +144,8 @@ def _warning(warning: Fault) -> dict[str, Any]:
 @config.command("show")
 def show_config(context: typer.Context, as_json: AsJson = False) -> None:
     """Show the configuration in force, defaults and environment included; passwords and paths of webhooks are left out."""
-    from cls.config_webhooks import shown
     from cls.logging import redact
+    from cls.settings.webhooks import shown
 
     found = config_of(context)
     values = found.model_dump(mode="json", by_alias=True)

@@ -39,12 +39,12 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a token and print it. This is the only time that it can be seen: CLS keeps no more than a hash."""
-    from cls.tokens import SCOPES, make
+    from cls.doors.tokens import SCOPES, make
     from storage.tokens import add_token
 
     for one in scope:
         if one not in SCOPES:
-            from cls.config_faults import nearest
+            from cls.settings.faults import nearest
 
             end(f"no scope is called {one!r}{nearest(one, list(SCOPES))}", USAGE)
     if not 0 < len(name) <= 63 or not name.isprintable():
@@ -106,7 +106,7 @@ def revoke(
 def _duration(text: str) -> timedelta:
     from datetime import timedelta
 
-    from cls.toml_text import parse_duration
+    from cls.settings.toml_text import parse_duration
 
     try:
         lifetime = parse_duration(text)

@@ -14,7 +14,7 @@ from cls.errors import NotFound, Refused
 
 if TYPE_CHECKING:
     from cls.config import Config
-    from cls.config_http import WebhookConfig
+    from cls.settings.http import WebhookConfig
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the webhook in cls.toml.", show_default=False)
@@ -55,7 +55,7 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 def _row(standing: Any, hook: WebhookConfig) -> dict[str, Any]:
-    from cls.config_webhooks import shown
+    from cls.settings.webhooks import shown
 
     how = "failing" if standing.attempts else "ok"
     if standing.paused:
@@ -83,9 +83,9 @@ def ping(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
     import secrets
     from datetime import UTC, datetime
 
-    from cls.outbound import OutboundError
-    from cls.signing import SecretError
-    from cls.webhooks import body_of, tell
+    from cls.elsewhere.outbound import OutboundError
+    from cls.elsewhere.signing import SecretError
+    from cls.elsewhere.webhooks import body_of, tell
 
     config = config_of(context)
     hook = _hook(config, name)
@@ -125,7 +125,7 @@ def resume(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
 
 def _hook(config: Config, name: str) -> WebhookConfig:
     if name not in config.webhooks:
-        from cls.config_faults import nearest
+        from cls.settings.faults import nearest
 
         raise NotFound(f"no webhook is called {name!r}{nearest(name, list(config.webhooks))}")
     return config.webhooks[name]

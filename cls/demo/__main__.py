@@ -25,7 +25,7 @@ from cls.demo.flights import BOOTSTRAP_END, load_flights
 from cls.demo.running import Memory, free_address, run_cli, services
 from cls.demo.scoreboard import Scoreboard, month_table
 from cls.demo.settings import STREAM, write_config
-from cls.doors import token_headers
+from cls.doors.calling import token_headers
 from cls.errors import CLSError
 from cls.recording import Recording, next_edge
 from storage import outbox

@@ -12,7 +12,7 @@ from rich.table import Table
 from cls.config import Config
 from cls.demo.settings import STREAM
 from cls.domain import JobKind
-from cls.models import ModelCache
+from cls.serving.models import ModelCache
 from storage import drift, job_rows, streams, versions
 from storage.db import reading
 from storage.home import Home

@@ -7,7 +7,7 @@ from typing import Any
 
 from cls.config import Config
 from cls.demo.flights import CATEGORICAL, NUMERIC
-from cls.toml_text import toml_key, toml_value
+from cls.settings.toml_text import toml_key, toml_value
 
 STREAM = "flights"
 

@@ -29,8 +29,8 @@ from cls.demo.feed import Feeder, quiet
 from cls.demo.running import free_address
 from cls.domain import Json
 from cls.errors import CLSError, Unavailable
+from cls.settings.toml_text import toml_key, toml_value
 from cls.supervise import Child, Patience
-from cls.toml_text import toml_key, toml_value
 from cls.up import programs_of
 from storage.db import open_database, reading
 from storage.segments import digest

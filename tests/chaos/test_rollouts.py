@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from cls.domain import RolloutState
-from cls.routing import in_canary
+from cls.serving.routing import in_canary
 from storage.tables import announcements, rollouts, segments
 from tests.chaos.harness import STREAM, System, Watcher, _log, eventually, make_feed, running
 

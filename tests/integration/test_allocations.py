@@ -15,7 +15,7 @@ from cls.config import StreamConfig
 from cls.domain import RolloutState
 from cls.guardrails import Allocation
 from cls.ports import RawBatch
-from cls.routing import in_canary
+from cls.serving.routing import in_canary
 from cls.stream import Ports, StreamLoop
 from storage import tables
 from storage.allocations import read_allocation

@@ -23,8 +23,8 @@ import pytest
 import torch
 
 from cls.client import DIGEST, Champion
-from cls.client_cache import CURRENT
-from cls.client_files import MANIFEST, hash_of, load_version
+from cls.elsewhere.client_cache import CURRENT
+from cls.elsewhere.client_files import MANIFEST, hash_of, load_version
 from cls.errors import Corrupt, NotFound, Refused, Unavailable
 from cls.layout import GOLDEN, MODEL
 from cls.registry import version_record

@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 from cls.checkpoints import pack
 from cls.cli.main import app
 from cls.domain import ModelVersion
+from cls.elsewhere.export import MANIFEST, TOLERANCE, Format, export, made_up, plain
+from cls.elsewhere.export_onnx import onnx_predictor
 from cls.errors import Corrupt, Refused
-from cls.export import MANIFEST, TOLERANCE, Format, export, made_up, plain
-from cls.export_onnx import onnx_predictor
 from cls.golden import make_golden
 from cls.layout import GOLDEN, MODEL
 from cls.ports import ArtifactStore
@@ -339,7 +339,7 @@ def dying(self, target):
     if self == Path(sys.argv[1]):
         os.kill(os.getpid(), 9)
 Path.rename = dying
-from cls.export import _write
+from cls.elsewhere.export import _write
 _write(Path(sys.argv[1]), {"new": b""})
 """
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-import cls.http
-from cls.http import HEADER_BYTES, HttpServer
+import cls.doors.server
+from cls.doors.server import HEADER_BYTES, HttpServer
 from tests.integration.test_doors import free_port
 
 CHUNKED = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -110,7 +110,7 @@ def test_a_late_request_is_not_answered_before_an_earlier_one() -> None:
 
 
 def test_idle_connections_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cls.http, "most_connections", lambda: 20)
+    monkeypatch.setattr(cls.doors.server, "most_connections", lambda: 20)
     with serving() as port:
         clients = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(60)]
         with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
@@ -129,4 +129,4 @@ def test_an_empty_line_does_not_keep_a_connection_for_ever() -> None:
 
 
 def test_connections_are_fewer_than_files() -> None:
-    assert cls.http.most_connections() < resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert cls.doors.server.most_connections() < resource.getrlimit(resource.RLIMIT_NOFILE)[0]

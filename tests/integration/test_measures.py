@@ -12,8 +12,8 @@ from sqlalchemy import Engine, insert, text, update
 
 from cls.config import Config
 from cls.domain import JobInput, JobKind, RolloutState
-from cls.measures import DAEMON, Measures, Turning
-from cls.readiness import KEPT_SECONDS, Readiness, Turns
+from cls.metrics.daemon import DAEMON, Measures, Turning
+from cls.metrics.readiness import KEPT_SECONDS, Readiness, Turns
 from cls.times import to_us
 from storage import outbox, queue, streams, versions
 from storage.announcements import announce
@@ -52,7 +52,7 @@ def measures_of(engine: Engine) -> Measures:
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every scrape read anew."""
-    monkeypatch.setattr("cls.measures.FRESH_SECONDS", -1.0)
+    monkeypatch.setattr("cls.metrics.daemon.FRESH_SECONDS", -1.0)
 
 
 def verdict(start: int, detector: str = "kl", **values: Any) -> dict[str, Any]:
@@ -361,7 +361,7 @@ def test_a_database_that_hangs_holds_up_no_scrape(
 ) -> None:
     measures = measures_of(engine)
     assert read(measures)[sample("cls_database_up")] == 1
-    monkeypatch.setattr("cls.measures.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("cls.metrics.daemon.PATIENCE_SECONDS", 0.2)
     honest = measures._figures
 
     def hanging(connection: Any) -> Any:
@@ -375,7 +375,7 @@ def test_a_database_that_hangs_holds_up_no_scrape(
     assert found[sample("cls_database_up")] == 0
     assert found[sample("cls_events_total", stream="s")] == 0  # as last read, with its age
     assert found[sample("cls_figures_age_seconds")] > 0.2
-    monkeypatch.setattr("cls.measures.PATIENCE_SECONDS", 5.0)
+    monkeypatch.setattr("cls.metrics.daemon.PATIENCE_SECONDS", 5.0)
     assert read(measures)[sample("cls_database_up")] == 1
 
 

@@ -16,12 +16,12 @@ import httpx
 import numpy as np
 import pytest
 
+from cls.columns.features import FeatureReader
 from cls.config import SchemaConfig, load_config
 from cls.demo.running import cls_command, free_address
-from cls.features import FeatureReader
-from cls.openapi import intake_document, predict_document
-from cls.openapi_rows import example
-from cls.toml_text import toml_value
+from cls.doors.openapi import intake_document, predict_document
+from cls.doors.openapi_rows import example
+from cls.settings.toml_text import toml_value
 from learners.checkpoint import Checkpoint
 from learners.learn import start
 from learners.recipe import Recipe

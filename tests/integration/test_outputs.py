@@ -14,17 +14,17 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import Engine, select
 
+from cls.columns.outputs import comparable, output_columns
 from cls.config import StreamConfig
 from cls.detect import input_detector, kl_detector
 from cls.domain import Champion
 from cls.ingest import UNCERTAINTY
 from cls.jobs import Bench, NoControl, publish, run
-from cls.models import ModelCache
-from cls.outputs import comparable, output_columns
 from cls.ports import RawBatch
-from cls.prediction_log import Answered, log_table, logged_names
 from cls.score import summarise
 from cls.scorer import Scorer
+from cls.serving.models import ModelCache
+from cls.serving.prediction_log import Answered, log_table, logged_names
 from cls.stream import Ports, StreamLoop
 from detectors.reference import Reference
 from storage import drift as drift_store

@@ -20,9 +20,9 @@ import pytest
 import yaml
 
 from cls.demo.running import free_address
-from cls.exposition import table
-from cls.measures import DAEMON
-from cls.metrics import SERVE
+from cls.metrics.daemon import DAEMON
+from cls.metrics.exposition import table
+from cls.metrics.serve import SERVE
 from tests.chaos.harness import STREAM, System, eventually, running
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -25,10 +25,10 @@ from cls.checkpoints import restore
 from cls.config import Config
 from cls.demo.running import free_address
 from cls.domain import RolloutState
-from cls.http import HEADER_BYTES, HttpServer
-from cls.routing import in_canary
+from cls.doors.server import HEADER_BYTES, HttpServer
 from cls.scoring import ScoringProcess
 from cls.serve import serve
+from cls.serving.routing import in_canary
 from cls.times import EPOCH
 from detectors.columns import Categorical, Columns
 from learners.checkpoint import Checkpoint

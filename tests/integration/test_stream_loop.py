@@ -23,9 +23,9 @@ from cls.config import StreamConfig
 from cls.domain import JobInput, JobKind, RolloutState
 from cls.errors import Permanent
 from cls.jobs import Bench, NoControl, publish, run
-from cls.models import ModelCache
 from cls.ports import RawBatch
 from cls.scorer import Scorer
+from cls.serving.models import ModelCache
 from cls.stream import Ports, StreamLoop
 from storage import job_rows, queue, streams, tables
 from storage import versions as version_store

@@ -19,10 +19,10 @@ from starlette.testclient import TestClient
 from cls.checkpoints import pack, unpack
 from cls.config import Config, SchemaConfig
 from cls.domain import JobInput, Role
-from cls.follow import Route
 from cls.intake import intake_app
-from cls.predict import predict_app
-from cls.prediction_log import Answered, log_table, logged_names
+from cls.serving.follow import Route
+from cls.serving.predict import predict_app
+from cls.serving.prediction_log import Answered, log_table, logged_names
 from cls.stream import Ports, StreamLoop
 from cls.train import schema_of, train
 from detectors.columns import Categorical, Columns

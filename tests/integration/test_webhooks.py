@@ -19,8 +19,8 @@ import pytest
 from sqlalchemy import Engine, event, select, update
 from sqlalchemy.exc import OperationalError
 
-from cls.config_http import WebhookConfig
-from cls.webhooks import GIVE_UP_AFTER, deliver_next, run_webhook
+from cls.elsewhere.webhooks import GIVE_UP_AFTER, deliver_next, run_webhook
+from cls.settings.http import WebhookConfig
 from storage.announcements import announce
 from storage.db import open_database, read_clock, reading, transaction
 from storage.outbox import post
@@ -247,7 +247,7 @@ def test_a_target_inside_is_refused_without_allow_private(
 def test_several_senders_share_a_webhook_and_each_message_is_sent_once(
     engine: Engine, rows: SqlWebhooks, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cls.webhooks.LOOK_SECONDS", 0.005)
+    monkeypatch.setattr("cls.elsewhere.webhooks.LOOK_SECONDS", 0.005)
     hook, stop = WebhookConfig(url=receiver.url, **LOOPBACK), Event()
     senders = [Thread(target=run_webhook, args=("ops", hook, SqlWebhooks(engine), stop)) for _ in range(4)]
     for sender in senders:
@@ -266,7 +266,7 @@ def test_several_senders_share_a_webhook_and_each_message_is_sent_once(
 def test_one_webhook_that_hangs_holds_back_no_other(
     engine: Engine, rows: SqlWebhooks, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cls.webhooks.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("cls.elsewhere.webhooks.LOOK_SECONDS", 0.01)
     stop, free = Event(), Event()
     with receiving() as hanging:
 
@@ -303,8 +303,8 @@ SENDER = """
 import sys
 from pathlib import Path
 from threading import Event
-from cls.config_http import WebhookConfig
-from cls.webhooks import run_webhook
+from cls.settings.http import WebhookConfig
+from cls.elsewhere.webhooks import run_webhook
 from storage.db import open_database
 from storage.webhooks import SqlWebhooks
 hook = WebhookConfig(url=sys.argv[2], secret_env="HOOK_SECRET", allow_private=True, timeout_seconds=30.0)
@@ -384,7 +384,7 @@ def test_a_sender_whose_hold_ran_out_changes_nothing(
 def test_the_reporter_survives_a_database_that_is_away_for_a_while(
     engine: Engine, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cls.webhooks.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("cls.elsewhere.webhooks.LOOK_SECONDS", 0.01)
     rows, stop = SqlWebhooks(engine), Event()
     take, failures = rows.take, [2]
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from cls.config import Config, ConfigError, SchemaConfig, StreamConfig, load_config
-from cls.config_check import advise, check_config
-from cls.config_faults import line_of
-from cls.config_file import read_document
-from cls.config_stream import ModelConfig
-from cls.config_template import config_template
-from cls.toml_text import duration_text, parse_duration, toml_value
+from cls.settings.check import advise, check_config
+from cls.settings.faults import line_of
+from cls.settings.file import read_document
+from cls.settings.stream import ModelConfig
+from cls.settings.template import config_template
+from cls.settings.toml_text import duration_text, parse_duration, toml_value
 from cls.train import model_config
 from learners.models.mlp_config import MlpConfig
 from learners.models.tabular_config import TabularConfig
@@ -597,7 +597,7 @@ def test_template_shows_every_field() -> None:
 
 def test_config_imports_no_heavy_library() -> None:
     code = (
-        "import sys, cls.config, cls.config_check, cls.config_template, cls.infer\n"
+        "import sys, cls.config, cls.settings.check, cls.settings.template, cls.infer\n"
         "print(sorted({'torch', 'pandas', 'pyarrow', 'numpy', 'mlflow', 'sqlalchemy', 'apscheduler'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

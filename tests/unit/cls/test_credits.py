@@ -8,7 +8,7 @@ import pytest
 
 from cls.credits import EMPTY, Credits, credits_of
 from cls.domain import Rollout, RolloutState
-from cls.routing import SLOTS, in_canary, place
+from cls.serving.routing import SLOTS, in_canary, place
 
 NOW = datetime(2013, 1, 1, tzinfo=UTC)
 CANARY = Rollout(7, "s", 5, 4, RolloutState.CANARY, False, NOW, NOW, 0, 0.0, 0.0, 0.0, None, share=0.25)

@@ -13,11 +13,11 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cls.attribution import Histogram, folded, histograms, telling
 from cls.config import DetectConfig
-from cls.drift_plot import drift_plot, overview
-from cls.drift_points import Mark, Point
-from cls.feature_plot import Panel, edge_texts, feature_plot, features_sheet
+from cls.plots.attribution import Histogram, folded, histograms, telling
+from cls.plots.drift_plot import drift_plot, overview
+from cls.plots.drift_points import Mark, Point
+from cls.plots.feature_plot import Panel, edge_texts, feature_plot, features_sheet
 from cls.report import feature_panels
 from cls.shortening import shortened, told_apart
 from detectors.bins import NumericBins

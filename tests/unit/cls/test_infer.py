@@ -12,10 +12,10 @@ import pytest
 from pyarrow import csv, parquet
 
 from cls.config import load_config
-from cls.config_check import check_config
 from cls.errors import BadData
 from cls.infer import InferredStream, infer_schema
 from cls.infer_read import read_sample
+from cls.settings.check import check_config
 
 N = 400
 START = datetime(2013, 1, 1, tzinfo=UTC)

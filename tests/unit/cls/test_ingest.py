@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cls.columns.records import to_table
 from cls.config import StreamConfig
 from cls.domain import DeadLetter, Role
 from cls.ingest import Intake, bury, roles, take_events, take_labels
-from cls.records import to_table
 from cls.times import to_us
 from detectors.columns import Categorical
 

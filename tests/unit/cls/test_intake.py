@@ -15,9 +15,9 @@ from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from cls.config import Config
+from cls.doors.web import Limits
 from cls.errors import Unavailable
 from cls.intake import intake_app
-from cls.web import Limits
 from storage.db import open_database
 from storage.inbox import Inbox, InboxSource
 from storage.tables import metadata

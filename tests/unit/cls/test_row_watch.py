@@ -9,12 +9,12 @@ import pytest
 from scipy import signal
 
 from cls.config import DetectConfig
-from cls.config_rules import LONGEST_RUN
 from cls.detect import input_detector, kl_detector
 from cls.domain import RowWatch, Verdict
 from cls.ports import Events
 from cls.row_watch import follow, sequential_detector
 from cls.season import COLUMNS
+from cls.settings.rules import LONGEST_RUN
 from detectors.detector import KLDetector
 from detectors.profile import Profile
 from detectors.sequential import SequentialDetector

@@ -19,10 +19,10 @@ from cls.checkpoints import pack, restore, unpack
 from cls.domain import Batch, ModelVersion, RolloutState
 from cls.errors import Corrupt, Refused
 from cls.layout import LEARNER, MODEL, PROFILE, SPEC
-from cls.models import ModelCache
 from cls.ports import Events
 from cls.score import Stretch, make_plan, score_events
 from cls.scorer import Scorer
+from cls.serving.models import ModelCache
 from cls.times import EPOCH
 from detectors.columns import Categorical, Columns
 from learners.checkpoint import Checkpoint

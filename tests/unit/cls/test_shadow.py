@@ -10,8 +10,8 @@ from sqlalchemy import Engine
 
 from cls.arms import ASKED
 from cls.domain import Rollout, RolloutState
-from cls.models import LoadedModel
 from cls.ports import Events, Predictions
+from cls.serving.models import LoadedModel
 from cls.shadow import pair_sums
 from cls.times import EPOCH
 from learners.models.tabular import TabularNetwork

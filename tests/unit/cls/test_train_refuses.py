@@ -12,10 +12,10 @@ import pytest
 
 from cls import train
 from cls.config import SchemaConfig, StreamConfig
-from cls.config_stream import ModelConfig, UpdateConfig
 from cls.domain import JobInput, Labelled, Role
 from cls.errors import Permanent
 from cls.ports import SampleLog
+from cls.settings.stream import ModelConfig, UpdateConfig
 
 NOW = datetime(2013, 1, 1, tzinfo=UTC)
 JOB = JobInput(

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, select
 
-from cls.config_faults import ConfigError
+from cls.doors.token_book import Refusal, TokenBook, refuse_unguarded
+from cls.doors.tokens import Fresh, make
 from cls.errors import NotFound, Refused, Unavailable
-from cls.token_book import Refusal, TokenBook, refuse_unguarded
-from cls.tokens import Fresh, make
+from cls.settings.faults import ConfigError
 from storage import audit, tables
 from storage import tokens as store
 from storage.db import open_database, reading, transaction

@@ -163,7 +163,7 @@ def test_dead_letters_are_sent_in_again_once(cli: Any, full: Engine) -> None:
 @pytest.fixture
 def inbox(cli: Any, full: Engine) -> Iterator[Engine]:
     """Serve the HTTP inbox as the daemon does."""
-    from cls.http import HttpServer
+    from cls.doors.server import HttpServer
     from cls.intake import intake_app
 
     config = load_config(cli.config)

@@ -13,8 +13,8 @@ from pyarrow import csv, parquet
 from sqlalchemy import Engine
 
 from cls.cli.drift_profile_tables import By
+from cls.columns.file_columns import Wanted, read_columns
 from cls.domain import Batch, Role
-from cls.file_columns import Wanted, read_columns
 from cls.infer import infer_schema
 from cls.times import to_us
 from detectors.columns import Categorical

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cls.cli.main import app
 from cls.config import load_config
-from cls.config_check import check_config
+from cls.settings.check import check_config
 from storage.db import open_database
 from storage.schema import current, head
 

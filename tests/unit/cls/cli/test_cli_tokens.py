@@ -13,7 +13,7 @@ from sqlalchemy import Engine, update
 from typer.main import get_command
 
 from cls.cli.main import app
-from cls.token_book import TokenBook
+from cls.doors.token_book import TokenBook
 from storage import streams
 from storage.audit import list_audit
 from storage.db import reading, transaction

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select
 
-from cls.config_http import WebhookConfig
-from cls.config_webhooks import KINDS
 from cls.domain import RolloutState
-from cls.webhooks import deliver_next
+from cls.elsewhere.webhooks import deliver_next
+from cls.settings.http import WebhookConfig
+from cls.settings.webhooks import KINDS
 from storage.announcements import announce
 from storage.db import open_database, transaction
 from storage.schema import upgrade
