@@ -38,9 +38,9 @@ SLICE = 150
 class Users:
     """Ask for predictions in slices, and send what came true afterwards; a request that nobody answers is made again."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, rows: int = 4500, seed: int = 5) -> None:
         self.system = system
-        feed = make_feed(rows=4500, seed=5)
+        feed = make_feed(rows=rows, seed=seed)
         events = pa.concat_tables([table for kind, table in feed.batches if kind == "events"])
         known = pa.concat_tables([table for kind, table in feed.batches if kind == "labels"])
         self.rows = [row | {"at": row["at"].isoformat()} for row in events.to_pylist()]
