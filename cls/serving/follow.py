@@ -28,7 +28,7 @@ from detectors.columns import Categorical, Column
 from storage.db import reading
 
 RETRY_SECONDS = 5.0  # between two tries to load a version that was refused
-PATIENCE_SECONDS = 0.5  # that a look waits for versions which it has begun to load
+PATIENCE_SECONDS = 0.5  # that looks wait for a version which is to answer, from the beginning of its load
 WARM_ROWS = (1, 64)
 _log = get_logger(__name__)
 
@@ -54,6 +54,7 @@ class _Load(threading.Thread):
         self._work = work
         self.model: LoadedModel | None = None
         self.error: Exception | None = None
+        self.began = time.monotonic()
 
     def run(self) -> None:
         try:
@@ -140,19 +141,24 @@ class Follower:
         with self._polling:
             with reading(self._engine) as connection:
                 self._wanted = {name: read_wanted(connection, name) for name in self._streams}
-            begun = self._begin()
+            self._begin()
             self._switch()
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            for load in begun:
-                load.join(max(deadline - time.monotonic(), 0.0))
-            if begun:
+            if urgent := self._urgent():
+                for load in urgent:
+                    load.join(max(load.began + PATIENCE_SECONDS - time.monotonic(), 0.0))
                 self._switch()
             self._improve()
             self._asked = True
 
-    def _begin(self) -> list[_Load]:
-        """Begin to load what is wanted and not there; returns the loads of versions that are to answer."""
-        urgent = []
+    def _urgent(self) -> list[_Load]:
+        """Return the loads under way, whichever look began them, of versions that are to answer."""
+        answering = {
+            (name, v) for name, wanted in self._wanted.items() for v in (wanted.champion, wanted.challenger)
+        }
+        return [load for key, load in self._loads.items() if key in answering]
+
+    def _begin(self) -> None:
+        """Begin to load what is wanted and not there."""
         for stream, wanted in self._wanted.items():
             for version in wanted.versions:
                 key = (stream, version)
@@ -161,9 +167,6 @@ class Follower:
                     continue
                 load = self._loads[key] = _Load(partial(self._prepared, stream, version))
                 load.start()
-                if version in (wanted.champion, wanted.challenger):
-                    urgent.append(load)
-        return urgent
 
     def _prepared(self, stream: str, version: int) -> LoadedModel:
         model = self._models.load(stream, version)
