@@ -23,16 +23,19 @@ from numpy.typing import NDArray
 from cls.checkpoints import restore, unpack
 from cls.domain import Json, ModelVersion
 from cls.elsewhere.export_mlflow import mlflow_files
-from cls.elsewhere.export_onnx import onnx_graph, onnx_predictor
+from cls.elsewhere.export_onnx import onnx_graph, onnx_predictor, vocabularies
 from cls.elsewhere.export_readme import readme
 from cls.errors import CLSError, Refused, Unavailable
 from cls.golden import Golden, make_golden
 from cls.layout import GOLDEN, MODEL, SPEC, read_json, to_json
 from cls.ports import ArtifactStore
 from cls.registry import PREDICTOR, READERS, predictor_source
+from cls.serving.onnx_graph import Graphs
 from detectors.columns import Categorical, Column, Columns
 from detectors.derivation import Derivation
+from learners.models.backbone import Backbone
 from learners.models.base import Model
+from learners.models.lora import Lora
 
 Format = Literal["cls", "onnx", "mlflow"]
 Predict = Callable[[Mapping[str, Sequence[Any]]], NDArray[np.float64]]
@@ -89,28 +92,29 @@ def export(
     stored = {name: artifacts.get(version.files[name]) for name in names}
     checkpoint = unpack(stored)
     model = restore(checkpoint, models)
-    spec, tensors = model.spec(), {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    spec, network = model.spec(), _network(model)
     source = predictor_source(stored[SPEC])
     about = {"stream": version.stream, "version": str(version.number), "digest": version.digest}
-    predict: Predict | None = (
-        None if source is None else import_module(READERS[spec["name"]]).Predictor(spec, tensors).predict
-    )
+    predict: Predict | None = None
+    if source is not None:
+        tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        predict = import_module(READERS[spec["name"]]).Predictor(spec, tensors).predict
     match form:
         case "cls":
             files = stored if source is None else stored | {PREDICTOR: source}
         case "onnx":
-            files = {ONNX: onnx_graph(spec, tensors, about)}
-            predict = onnx_predictor(files[ONNX], spec)
+            files = {ONNX: onnx_graph(network, Graphs(models), about)}
+            predict = onnx_predictor(files[ONNX], network)
         case _:
             if source is None:
                 raise Refused(
-                    f"model {spec['name']!r} has no reader without CLS, which MLflow would need: only mlp and tabular have; "
-                    "export format cls"
+                    f"model {spec['name']!r} has no reader without CLS, which MLflow would need: only {' and '.join(READERS)} "
+                    "have; export format onnx"
                 )
             files = mlflow_files(spec, stored, source, about)
-    tried = 0 if predict is None else _try(model, stored.get(GOLDEN), predict, TOLERANCE[form])
+    tried = 0 if predict is None else _try(model, network, stored.get(GOLDEN), predict, TOLERANCE[form])
     files["README.md"] = readme(
-        version, form, spec, model.schema, derivations, alone=source is not None
+        version, form, spec["name"], network, derivations, alone=source is not None
     ).encode()
     sums = {name: sha256(data).hexdigest() for name, data in sorted(files.items())}
     manifest: Json = {
@@ -124,10 +128,17 @@ def export(
     return Exported(to, form, sums, tried)
 
 
-def _try(model: Model, golden: bytes | None, predict: Predict, tolerance: float) -> int:
-    """Predict and compare; returns the number of rows. Raises `Corrupt`."""
-    trials = [make_golden(model, made_up(model), seed=0)]
-    rows = made_up(model)
+def _network(model: Model) -> Model:
+    """Return what is inside of a backbone, adapters merged into its weights: the same predictions."""
+    if isinstance(model, Lora):
+        return model.merged()
+    return model.inner if isinstance(model, Backbone) else model
+
+
+def _try(model: Model, network: Model, golden: bytes | None, predict: Predict, tolerance: float) -> int:
+    """Predict and compare with the model; returns the number of rows. Raises `Corrupt`."""
+    rows = made_up(network)
+    trials = [make_golden(model, rows, seed=0)]
     trials.append(Golden(rows, model.predict(rows)))
     if golden is not None:
         trials.append(Golden.from_json(golden, model.schema))
@@ -136,18 +147,18 @@ def _try(model: Model, golden: bytes | None, predict: Predict, tolerance: float)
     return sum(len(trial.expected) for trial in trials)
 
 
-def made_up(model: Model, seed: int = 0) -> dict[str, Column]:
-    """Return rows around what the model was fitted to: every category, some missing, some unknown, some far away."""
+def made_up(network: Model, seed: int = 0) -> dict[str, Column]:
+    """Return rows around what a network was fitted to: every category, some missing, some unknown, some far away."""
     rng = np.random.default_rng(seed)
-    state, spec = model.state_dict(), model.spec()
+    state = network.state_dict()
     columns: dict[str, Column] = {}
-    for f, name in enumerate(model.schema.numeric):
+    for f, name in enumerate(network.schema.numeric):
         mean, scale = (float(state[key][f]) for key in ("numeric_mean", "numeric_scale"))
         values = mean + scale * 2.0 * rng.standard_normal(ROWS)
         values[rng.random(ROWS) < 0.1] = np.nan
         columns[name] = values
-    for name in model.schema.categorical:
-        known = [*spec["vocabularies"][name], "\N{REPLACEMENT CHARACTER}unknown", None]
+    for name, vocabulary in vocabularies(network).items():
+        known = [*vocabulary, "\N{REPLACEMENT CHARACTER}unknown", None]
         columns[name] = Categorical.of([known[i] for i in rng.integers(0, len(known), ROWS)])
     return columns
 

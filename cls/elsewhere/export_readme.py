@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from cls.domain import ModelVersion
-from cls.elsewhere.export_onnx import unknown
+from cls.elsewhere.export_onnx import unknown, vocabularies
 from detectors.derivation import Derivation
-from learners.schema import Schema
+from learners.models.base import Model
 
 _ALONE = """\
 Needs numpy and safetensors. `predict.py` reads the two files beside it:
@@ -46,8 +45,8 @@ Integers must be sent as floats: MLflow's signature has doubles, so that NaN can
 def readme(
     version: ModelVersion,
     form: str,
-    spec: Mapping[str, Any],
-    schema: Schema,
+    name: str,
+    network: Model,
     derivations: Sequence[Derivation],
     *,
     alone: bool,
@@ -56,21 +55,26 @@ def readme(
 
     Parameters
     ----------
+    name
+        Of the model.
+    network
+        Without a backbone or adapters around it.
     alone
         Whether the model has a reader that needs numpy alone.
     """
+    schema = network.schema
     how = {"onnx": _ONNX, "mlflow": _MLFLOW}.get(form, _ALONE if alone else _WITH_CLS)
     lines = [
         f"# {version.stream}, version {version.number}",
         "",
-        f"A {schema.task} by model `{spec['name']}`, exported by CLS. Digest `{version.digest}`; `export.json` has the hash of each file.",
+        f"A {schema.task} by model `{name}`, exported by CLS. Digest `{version.digest}`; `export.json` has the hash of each file.",
         "",
         how,
         "## Features",
         "",
         "| name | kind | missing is |",
         "| --- | --- | --- |",
-        *_features(spec, schema, form),
+        *_features(network, form),
         "",
     ]
     if derivations:
@@ -88,10 +92,9 @@ def readme(
     return "\n".join([*lines, "## Output", "", f"One row per row: {what}.", ""])
 
 
-def _features(spec: Mapping[str, Any], schema: Schema, form: str) -> list[str]:
-    lines = [f"| {_cell(name)} | number | NaN |" for name in schema.numeric]
-    for name in schema.categorical:
-        vocabulary = spec.get("vocabularies", {}).get(name, ())
+def _features(network: Model, form: str) -> list[str]:
+    lines = [f"| {_cell(name)} | number | NaN |" for name in network.schema.numeric]
+    for name, vocabulary in vocabularies(network).items():
         missing = "None, or any text that is no category"
         if form == "onnx":
             missing = f"`{unknown(vocabulary)!r}`, as any text that is no category"

@@ -6,10 +6,11 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -22,17 +23,20 @@ from typer.testing import CliRunner
 from cls.checkpoints import pack
 from cls.cli.main import app
 from cls.domain import ModelVersion
-from cls.elsewhere.export import MANIFEST, TOLERANCE, Format, export, made_up, plain
+from cls.elsewhere.export import MANIFEST, ROWS, TOLERANCE, Format, _network, export, made_up, plain
 from cls.elsewhere.export_onnx import onnx_predictor
 from cls.errors import Corrupt, Refused
 from cls.golden import make_golden
-from cls.layout import GOLDEN, MODEL
+from cls.layout import GOLDEN, MODEL, SPEC
 from cls.ports import ArtifactStore
-from detectors.columns import Categorical, Column
+from cls.serving import onnx_graph
+from cls.serving.onnx_graph import Graphs
+from detectors.columns import Categorical, Column, Columns, take
 from learners.checkpoint import Checkpoint, prefixed
-from learners.models.base import Model
+from learners.models.base import Inputs, Model
 from learners.models.network import wrapping
 from learners.models.registry import load
+from learners.models.tabular import TabularNetwork
 from learners.rows import Rows
 from learners.schema import Schema
 from storage.artifacts import DiskArtifacts, MemoryArtifacts
@@ -43,6 +47,22 @@ from storage.versions import add_version
 
 MIXED = Schema(("distance", "prediction", "wind speed"), ("carrier", "never"))
 NUMBERS = Schema(("distance", "prediction", "wind speed"))
+
+GRAPHS: dict[bytes, bytes] = {}  # made in this process, by the network's files
+
+
+@pytest.fixture(autouse=True)
+def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the start of a child for each graph; that it makes the same is tested beside it."""
+
+    def made(self: Graphs, model: Model) -> bytes:
+        files = pack(Checkpoint(model.spec(), prefixed("model", model.state_dict()), {}))
+        key = files[MODEL] + files[SPEC]
+        if key not in GRAPHS:
+            GRAPHS[key] = onnx_graph.export(model)
+        return GRAPHS[key]
+
+    monkeypatch.setattr(Graphs, "_make", made)
 
 
 def table(schema: Schema, rows: int = 400) -> Rows:
@@ -94,15 +114,17 @@ def close(model: Model, got: NDArray[np.float64], wanted: NDArray[np.float64], t
     assert (np.abs(got - wanted) <= tolerance * np.maximum(unit, np.abs(wanted - location))).all()
 
 
+PIXELS = Schema(tuple(f"p{i}" for i in range(16)))
+AWKWARD = classes_of(Schema(("cls.a", "label", "c", "d")))  # names that graphs have, too
 KINDS: list[tuple[str, Schema, dict[str, Any]]] = [
-    ("tabular", MIXED, {"numeric_embedding": "plain", "hidden": (16, 8)}),
     ("tabular", classes_of(MIXED), {"numeric_embedding": "periodic", "hidden": (16,)}),
-    ("tabular", MIXED, {"numeric_embedding": "piecewise", "hidden": (16,)}),
+    ("tabular", NUMBERS, {"numeric_embedding": "piecewise", "hidden": (16,)}),
     ("tabular", Schema((), ("carrier", "never")), {"hidden": (8,)}),
-    ("tabular", NUMBERS, {"hidden": (8,)}),
-    ("mlp", NUMBERS, {"hidden": (16, 8)}),
-    ("mlp", classes_of(NUMBERS), {"hidden": (16,), "scale": "global"}),
-    ("mlp", NUMBERS, {"hidden": (16,), "scale": "none"}),
+    ("mlp", NUMBERS, {"hidden": (16, 8), "scale": "none"}),
+    ("cnn", PIXELS, {"shape": (1, 4, 4), "channels": (2,)}),
+    ("transformer", AWKWARD, {"channels": 2, "depth": 1}),
+    ("backbone", MIXED, {"model": "tabular", "arguments": {"hidden": (8,), "numeric_embedding": "plain"}}),
+    ("lora", NUMBERS, {"model": "mlp", "arguments": {"hidden": (8,)}, "targets": ("net.body.0",)}),
 ]
 
 
@@ -115,11 +137,15 @@ def test_the_graph_predicts_what_the_version_does(
     model = trained(name, schema, **arguments)
     made = write(model, tmp_path / "out", "onnx")
     assert made.tried_rows > 200
-    graph = onnx.load(tmp_path / "out" / "model.onnx")
+    data = (tmp_path / "out" / "model.onnx").read_bytes()
+    graph = onnx.load_from_string(data)
     assert [one.name for one in graph.graph.input] == [*schema.numeric, *schema.categorical]
-    rows = made_up(model, seed=9)
-    predict = onnx_predictor((tmp_path / "out" / "model.onnx").read_bytes(), model.spec())
-    close(model, predict(plain(rows)), model.predict(rows), TOLERANCE["onnx"])
+    assert str(Path(__file__).parents[2]).encode() not in data
+    network = _network(model)
+    rows, predict = made_up(network, seed=9), onnx_predictor(data, network)
+    for count in (1, 2, ROWS):
+        some = take(rows, slice(0, count))
+        close(model, predict(plain(some)), model.predict(some), TOLERANCE["onnx"])
 
 
 def test_the_graph_of_a_classification_names_the_class(tmp_path: Path) -> None:
@@ -240,36 +266,60 @@ class Own(nn.Module):
         return result
 
 
-def others() -> list[Model]:
-    cnn = Schema(tuple(f"p{i}" for i in range(16)))
-    made = [
-        trained("cnn", cnn, shape=(1, 4, 4), channels=(2,)),
-        trained("transformer", Schema(("a", "b", "c", "d")), channels=2),
-        trained("backbone", NUMBERS, model="mlp"),
-    ]
+class Whole(TabularNetwork):
+    """An operator's model that brings its preprocessing."""
+
+    def encode(self, columns: Columns) -> Inputs:
+        return super().encode(columns)
+
+    def spec(self) -> dict[str, Any]:
+        return super().spec() | {"name": "whole"}
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Self:
+        return super().from_spec({**spec, "name": "tabular"})
+
+
+def of_an_operator(name: str) -> Model:
     torch.manual_seed(0)
-    made.append(wrapping("own", Own).fit_preprocessing({}, NUMBERS, table(NUMBERS)))
-    return made
+    kind = Whole if name == "whole" else wrapping("own", Own)
+    return kind.fit_preprocessing({}, NUMBERS, table(NUMBERS)).eval()
 
 
-@pytest.mark.parametrize("number", range(4), ids=["cnn", "transformer", "backbone", "own"])
-def test_other_models_are_exported_as_files_and_refused_by_name_otherwise(
-    tmp_path: Path, number: int
+OWN = {"own": f"{__name__}:Own", "whole": f"{__name__}:Whole"}
+
+
+@pytest.mark.parametrize("name", ["backbone", "own", "whole"])
+def test_a_model_without_a_reader_is_exported_as_files_for_cls_and_not_for_mlflow(
+    tmp_path: Path, name: str
 ) -> None:
-    model = others()[number]
-    name = model.spec()["name"]
-    models = {"own": f"{__name__}:Own"}
-    made = write(model, tmp_path / "out", models=models)
+    model = trained("backbone", MIXED, model="tabular") if name == "backbone" else of_an_operator(name)
+    made = write(model, tmp_path / "out", models=OWN)
     assert made.tried_rows == 0
     text = (tmp_path / "out" / "README.md").read_text()
     assert "Only CLS itself" in text
-    for feature in model.schema.features:
+    for feature in model.schema.numeric:
         assert f"| {feature} | number |" in text
-    forms: tuple[Format, ...] = ("onnx", "mlflow")
-    for form in forms:
-        with pytest.raises(Refused, match=f"model '{name}'"):
-            write(model, tmp_path / form, form, models=models)
-        assert not (tmp_path / form).exists()
+    assert ("| carrier | text, 3 categories |" in text) == (name == "backbone")
+    with pytest.raises(Refused, match=rf"model '{name}'.*export format onnx"):
+        write(model, tmp_path / "mlflow", "mlflow", models=OWN)
+    assert not (tmp_path / "mlflow").exists()
+
+
+def test_an_operators_network_has_a_graph_and_one_with_its_own_preprocessing_has_none(tmp_path: Path) -> None:
+    assert write(of_an_operator("own"), tmp_path / "own", "onnx", models=OWN).tried_rows > 200
+    with pytest.raises(Refused, match="model 'whole' encodes rows by code of its own"):
+        write(of_an_operator("whole"), tmp_path / "whole", "onnx", models=OWN)
+    assert not (tmp_path / "whole").exists()
+
+
+def test_a_network_that_torch_cannot_export_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Graphs, "_make", lambda self, model: "torch cannot follow it")
+    with pytest.raises(Refused, match="no ONNX graph: torch cannot follow it"):
+        write(trained("mlp", NUMBERS), tmp_path / "out", "onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
