@@ -114,6 +114,10 @@ class Asked:
     wrong: list[Any] = field(default_factory=list)
     kept: dict[str, float] = field(default_factory=dict)  # keys that were logged, by the time of their answer
     broken: int = 0  # connections that ended without an answer
+    answers: dict[str, tuple[int, float]] = field(default_factory=dict)  # version and prediction, by key
+    troubles: list[tuple[float, float, str]] = field(
+        default_factory=list
+    )  # begun, over: no answer, or another than 200
 
     def worst(self, share: float) -> float:
         """Return a quantile of the seconds."""
@@ -121,9 +125,15 @@ class Asked:
 
 
 class Clients:
-    """Ask for single rows, each with a key of its own, one after the other, until they are told to stop."""
+    """Ask for single rows, each with a key of its own, one after the other, until they are told to stop.
 
-    def __init__(self, system: System, expected: float, number: int = 4) -> None:
+    Parameters
+    ----------
+    expected
+        What is to be predicted; None where it depends on the version that answers, and is judged afterwards.
+    """
+
+    def __init__(self, system: System, expected: float | None, number: int = 4) -> None:
         self.asked = Asked()
         self._expected = expected
         self._stop = Event()
@@ -134,25 +144,29 @@ class Clients:
             thread.start()
 
     def _ask(self) -> None:
-        while not self._stop.is_set():
-            with suppress(httpx.TransportError), httpx.Client(timeout=15.0) as client:
-                while not self._stop.is_set():
-                    self._once(client, f"k{next(self._keys)}")
-            if not self._stop.is_set():
-                self.asked.broken += 1
-                time.sleep(0.02)
+        with httpx.Client(timeout=15.0) as client:
+            while not self._stop.is_set():
+                began = time.monotonic()
+                try:
+                    self._once(client, f"k{next(self._keys)}", began)
+                except httpx.TransportError as error:
+                    self.asked.broken += 1
+                    self.asked.troubles.append((began, time.monotonic(), type(error).__name__))
+                    time.sleep(0.02)
 
-    def _once(self, client: httpx.Client, key: str) -> None:
-        began = time.monotonic()
+    def _once(self, client: httpx.Client, key: str, began: float) -> None:
         answer = client.post(self._url, json=ROW | {"id": key})
         now = time.monotonic()
         self.asked.seconds.append(now - began)
         self.asked.statuses[answer.status_code] += 1
         if answer.status_code != 200:
+            self.asked.troubles.append((began, now, f"{answer.status_code} {answer.text[:200]}"))
             return
         body = answer.json()
         [one] = body["predictions"]
-        if one["key"] != key or abs(one["prediction"] - self._expected) > 1e-3:
+        self.asked.answers[key] = (one["version"], one["prediction"])
+        unexpected = self._expected is not None and abs(one["prediction"] - self._expected) > 1e-3
+        if one["key"] != key or unexpected:
             self.asked.wrong.append(body)
         if body["logged"]:
             self.asked.kept[key] = now
