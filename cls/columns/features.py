@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -15,34 +15,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cls.columns.cells import BLANK, Mask, categories, numbers
+from cls.columns.cells import BLANK, TRUTH, Mask, Report, categories, numbers
+from cls.columns.faults import Faults
 from cls.columns.records import cells, to_table
 from cls.columns.typed import derived
-from cls.errors import BadData
 from detectors.columns import Categorical, Column
 from detectors.derivation import Derivation
 
 _NUMBER_OR_NULL = {float, int, type(None)}
-_NOT_DIGITS = frozenset("_")  # float() reads 1_000, ingest does not
-
-
-class FeatureError(BadData):
-    """A feature that no row has, or a value of the wrong type.
-
-    Parameters
-    ----------
-    message
-        For people.
-    field
-        Name of the feature.
-    row
-        Number of the row from 0, None if it is all of them.
-    """
-
-    def __init__(self, message: str, field: str, row: int | None = None) -> None:
-        super().__init__(message)
-        self.field = field
-        self.row = row
+_FIXES = {
+    "number": "send a number, or null where it is missing",
+    "category": "send a text, or null where it is missing",
+    "boolean": "send true or false, or null where it is missing",
+    "timestamp": "send ISO 8601 or epoch seconds, or null where it is missing",
+    "text": "send a text, or null where it is missing",
+    "embedding": "send a list of {} finite numbers, or null where it is missing",
+}
 
 
 def read_features(
@@ -65,7 +53,7 @@ def read_features(
     Raises
     ------
     FeatureError
-        Naming the feature and the row.
+        Naming each value that cannot be read.
     """
     return FeatureReader(numeric, categorical, derivations).read(records)
 
@@ -89,16 +77,19 @@ class FeatureReader:
         self._categorical = [name for name in categorical if name not in derived_names]
         self._plain = (*self._numeric, *self._categorical)
         self._typed_names = [column.name for column in self._typed]
-        self._raw = {*self._numeric, *self._categorical, *self._typed_names}
+        self._names = (*self._plain, *self._typed_names)
+        self._raw = {*self._names}
         self.features = (*numeric, None, *categorical)  # equal where two readers read the same
 
     def check(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Raise `FeatureError` if there is a feature that every record lacks."""
+        """Raise `FeatureError` if there is a feature that every record lacks; it names what else is wrong, too."""
         if records[0].keys() >= self._raw:  # nearly always
             return
-        for name in (*self._numeric, *self._categorical, *self._typed_names):
-            if not any(name in record for record in records):
-                raise FeatureError(f"no row has the feature {name!r}; send null where it is missing", name)
+        absent = [name for name in self._names if not any(name in record for record in records)]
+        if absent:
+            faults = Faults(absent)
+            self._records(records, faults)
+            faults.check()
 
     def read(self, rows: Sequence[Mapping[str, Any]] | pa.Table) -> dict[str, Column]:
         """Return the columns of one request, records or a table; raises `FeatureError`."""
@@ -109,31 +100,41 @@ class FeatureReader:
 
     def columns(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
         """Return the columns of records that `check` has passed, maybe of several requests at once."""
+        faults = Faults()
+        columns = self._records(records, faults)
+        faults.check()
+        return columns
+
+    def _records(self, records: Sequence[Mapping[str, Any]], faults: Faults) -> dict[str, Column]:
         found = cells(records, self._plain)
-        columns: dict[str, Column] = {**_matrix(found[: len(self._numeric)], self._numeric)}
+        columns: dict[str, Column] = {**_matrix(found[: len(self._numeric)], self._numeric, faults)}
         for name, texts in zip(self._categorical, found[len(self._numeric) :], strict=True):
-            columns[name] = _categories(texts, name)
-        return columns | _derived(records, self._typed) if self._typed else columns
+            columns[name] = _categories(texts)
+        return columns | _derived(records, self._typed, faults) if self._typed else columns
 
     def _table(self, table: pa.Table) -> dict[str, Column]:
-        """Read whole columns by the very functions of ingest."""
-        for name in (*self._numeric, *self._categorical, *self._typed_names):
-            if name not in table.column_names:
-                raise FeatureError(f"no row has the feature {name!r}; send null where it is missing", name)
+        """Read whole columns by the very functions of ingest; but a list, which ingest takes for a missing category, is refused."""
+        faults = Faults([name for name in self._names if name not in table.column_names])
         columns: dict[str, Column] = {
-            name: numbers(table, name, partial(_refuse, name, table), f"feature {name!r}")
+            name: numbers(table, name, _report(faults, table, name, "number"), f"feature {name!r}")
             for name in self._numeric
         }
         for name in self._categorical:
-            if pa.types.is_nested(table.schema.field(name).type):
-                _refuse(name, table, np.ones(len(table), bool), f"feature {name!r} is not a category")
+            if name in table.column_names and pa.types.is_nested(table.schema.field(name).type):
+                lists = np.asarray(table.column(name).is_valid())
+                _report(faults, table, name, "category")(lists, f"feature {name!r} is not a category")
             columns[name] = categories(table, name)
         for column in self._typed:
-            columns |= derived(table, [column], partial(_refuse, column.name, table))
+            columns |= derived(
+                table, [column], _report(faults, table, column.name, column.kind, column.length)
+            )
+        faults.check()
         return columns
 
 
-def _matrix(cells_FN: Sequence[Sequence[Any]], names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+def _matrix(
+    cells_FN: Sequence[Sequence[Any]], names: Sequence[str], faults: Faults
+) -> dict[str, NDArray[np.float64]]:
     """Return numbers. Where all cells are numbers or null one conversion does for all, with the same result."""
     values_FN: NDArray[np.float64] | None = None
     with suppress(TypeError, OverflowError):  # text, null; an integer beyond the largest float
@@ -144,63 +145,80 @@ def _matrix(cells_FN: Sequence[Sequence[Any]], names: Sequence[str]) -> dict[str
             values_FN = np.array(cells_FN, np.float64)  # null becomes NaN
     if values_FN is not None and not np.isinf(values_FN).any():
         return dict(zip(names, values_FN, strict=True))
-    return {name: _numbers(row, name) for name, row in zip(names, cells_FN, strict=True)}
+    return {name: _numbers(row, name, faults) for name, row in zip(names, cells_FN, strict=True)}
 
 
-def _derived(records: Sequence[Mapping[str, Any]], typed: Sequence[Derivation]) -> dict[str, Column]:
+def _derived(
+    records: Sequence[Mapping[str, Any]], typed: Sequence[Derivation], faults: Faults
+) -> dict[str, Column]:
     """Derive through the very table that ingest would make of the records."""
     columns: dict[str, Column] = {}
     for column in typed:
         table = to_table([{column.name: record.get(column.name)} for record in records])
-        columns |= derived(table, [column], partial(_refuse, column.name, table))
+        columns |= derived(table, [column], _report(faults, table, column.name, column.kind, column.length))
     return columns
 
 
-def _refuse(name: str, table: pa.Table, mask: Mask, reason: str) -> None:
-    for row in np.flatnonzero(mask).tolist():
-        raise FeatureError(f"row {row}: {reason}: {_shown(table.column(name)[row].as_py())}", name, row)
+def _report(faults: Faults, table: pa.Table, name: str, kind: str, length: int = 0) -> Report:
+    """Return what takes the bad rows of a column of a table."""
+
+    def value(row: int) -> Any:
+        cell = table.column(name)[row]
+        try:
+            return cell.as_py()
+        except (ValueError, OverflowError):  # a time that Python cannot hold
+            return str(cell.cast(pa.string()))
+
+    def report(bad: Mask, reason: str) -> None:
+        if bad.any():
+            faults.add(name, np.flatnonzero(bad).tolist(), reason, value, _FIXES[kind].format(length))
+
+    return report
 
 
-def _numbers(column: Sequence[Any], name: str) -> NDArray[np.float64]:
+def _numbers(column: Sequence[Any], name: str, faults: Faults) -> NDArray[np.float64]:
     values = np.empty(len(column))
+    wrong, infinite = list[int](), list[int]()
     for row, value in enumerate(column):
         number = value if type(value) is float else _number(value)
+        values[row] = math.nan if number is None else number
         if number is None:
-            raise FeatureError(f"row {row}: feature {name!r} is not a number: {_shown(value)}", name, row)
-        if math.isinf(number):
-            raise FeatureError(f"row {row}: feature {name!r} is infinite", name, row)
-        values[row] = number
+            wrong.append(row)
+        elif math.isinf(number):
+            infinite.append(row)
+    what, fix = f"feature {name!r}", _FIXES["number"]
+    for rows, reason in ((wrong, f"{what} is not a number"), (infinite, f"{what} is infinite")):
+        faults.add(name, rows, reason, column.__getitem__, fix)
     return values
 
 
 def _number(value: Any) -> float | None:
+    """Return a value as ingest reads it, null as NaN; None for what is no number."""
     if value is None:
         return math.nan
-    if isinstance(value, str):
-        text = value.strip()
-        if text.lower() in BLANK:
-            return math.nan
-        if _NOT_DIGITS & set(text):
-            return None
-    elif not isinstance(value, int | float | Decimal):
-        return None
     try:
-        return float(value)
+        if not isinstance(value, str):
+            return float(value) if isinstance(value, int | float | Decimal) else None
+        text = value.strip().lower()
+        if text in BLANK:
+            return math.nan
+        text = TRUTH.get(text, text)
+        number = (
+            float(text) if text.isascii() and "_" not in text else math.nan
+        )  # float() reads more than ingest
     except OverflowError:
         return math.inf
     except ValueError:
         return None
+    return None if math.isnan(number) else number
 
 
-def _categories(column: Sequence[Any], name: str) -> Categorical:
+def _categories(column: Sequence[Any]) -> Categorical:
     if set(map(type, column)) == {str}:
         index = dict.fromkeys(column)
         for code, text in enumerate(index):
             index[text] = code
         return Categorical(np.fromiter(map(index.__getitem__, column), np.int32, len(column)), tuple(index))
-    for row, value in enumerate(column):
-        if isinstance(value, dict | list | bytes):
-            raise FeatureError(f"row {row}: feature {name!r} is not a category: {_shown(value)}", name, row)
     return Categorical.of([text_of(value) for value in column])
 
 
@@ -214,9 +232,4 @@ def text_of(value: Any) -> str | None:
         if not math.isfinite(value):
             return None
         return str(int(value)) if value.is_integer() else repr(value)
-    return str(value)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)

@@ -109,9 +109,14 @@ def _column(values: Sequence[Any]) -> pa.Array:
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
             pass
         else:
-            if not pa.types.is_nested(array.type):
+            if not pa.types.is_nested(array.type) and not _turns_truth_into_numbers(values, array.type):
                 return array
     return pa.array([_text(value) for value in values], pa.string())
+
+
+def _turns_truth_into_numbers(values: Sequence[Any], kind: pa.DataType) -> bool:
+    """Whether true and false stand behind fractions, of which Arrow makes 1.0 and 0.0."""
+    return bool(pa.types.is_floating(kind)) and bool in set(map(type, values))
 
 
 def _text(value: Any) -> str | None:
@@ -121,6 +126,8 @@ def _text(value: Any) -> str | None:
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if value != value:  # NaN is missing, whatever stands beside it
+        return None
     return str(value) if isinstance(value, int | float) else json.dumps(value)
 
 

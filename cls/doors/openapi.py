@@ -23,6 +23,7 @@ from cls.doors.openapi_parts import (
     NULLABLE_TEXT,
     OBJECT,
     TEXT,
+    UNREADABLE,
     Json,
     Schema,
     fields,
@@ -30,7 +31,7 @@ from cls.doors.openapi_parts import (
     list_of,
     responses_of,
 )
-from cls.doors.openapi_rows import example, prediction_of, row_to_keep, row_to_predict
+from cls.doors.openapi_rows import example, prediction_of, row_to_keep, row_to_predict, unreadable
 
 _NDJSON, _ARROW, _ARROW_FILE = (
     "application/x-ndjson",
@@ -50,7 +51,9 @@ def predict_document(config: Config) -> Json:
         "/metrics": {"get": _metrics()},
         **{f"/v1/streams/{name}/predict": {"post": _predict(name, s)} for name, s in config.streams.items()},
     }
-    return _document(config, "CLS: predictions", config.http.serve, paths)
+    document = _document(config, "CLS: predictions", config.http.serve, paths)
+    document["components"]["schemas"]["Unreadable"] = unreadable()
+    return document
 
 
 def intake_document(config: Config) -> Json:
@@ -139,6 +142,10 @@ def _predict(name: str, stream: StreamConfig) -> Json:
     answered["properties"]["version"] = {"type": "integer", "description": "of the champion"}
     answered["properties"]["not_logged"] = {"type": "string", "description": "why rows were not logged"}
     responses = responses_of({200: answered}, *GUARDED, *BODY, 503)
+    responses["422"] = {
+        "description": "fields are absent or not of their type: each with where it is, and what to send",
+        "content": {"application/json": {"schema": UNREADABLE}},
+    }
     arrow = {"type": "string", "format": "binary", "description": "a row each, if Accept asks for it"}
     responses["200"]["content"][_ARROW] = {"schema": arrow}
     return {

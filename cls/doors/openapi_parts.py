@@ -7,6 +7,7 @@ from typing import Any
 Json = dict[str, Any]
 Schema = dict[str, Any]
 ERROR = {"$ref": "#/components/schemas/Error"}
+UNREADABLE = {"$ref": "#/components/schemas/Unreadable"}
 INTEGER, TEXT, OBJECT = {"type": "integer"}, {"type": "string"}, {"type": "object"}
 NULLABLE_INTEGER, NULLABLE_TEXT = {"type": ["integer", "null"]}, {"type": ["string", "null"]}
 _REASONS = {

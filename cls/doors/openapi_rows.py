@@ -10,11 +10,12 @@ import math
 import sys
 from typing import Any
 
+from cls.columns.faults import NAMED
 from cls.config import SchemaConfig, StreamConfig
 from cls.doors.openapi_parts import Schema
 from detectors.derivation import Derivation
 
-_NUMBER_TEXT = r"^\s*([+-]?([0-9]{1,15}(\.[0-9]{0,15})?|\.[0-9]{1,15})([eE][+-]?[0-9]{1,2})?|[nN][aA][nN]|[nN][uU][lL][lL]|[nN][aA])?\s*$"
+_NUMBER_TEXT = r"^\s*([+-]?([0-9]{1,15}(\.[0-9]{0,15})?|\.[0-9]{1,15})([eE][+-]?[0-9]{1,2})?|[nN][aA][nN]|[nN][uU][lL][lL]|[nN][aA]|[tT][rR][uU][eE]|[fF][aA][lL][sS][eE])?\s*$"
 _TRUTH_TEXT = r"^\s*([tT]([rR][uU][eE])?|[fF]([aA][lL][sS][eE])?|[yY]([eE][sS])?|[nN][oO]?|[01](\.0)?)?\s*$"
 _TIME_TEXT = r"^((19|20)[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])([T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-][01][0-9]:[0-5][0-9])?)?)?$"
 _LARGEST = sys.float_info.max
@@ -24,7 +25,7 @@ _LONGEST = math.sqrt(_LARGEST)  # a vector's norm must be finite
 def numeric(name: str) -> Schema:
     """Return the schema of a number."""
     return {
-        "description": f"{name}: a number, as text, too; null or blank where it is missing",
+        "description": f"{name}: a number, as text, too; true is 1, false 0; null or blank where it is missing",
         "anyOf": [
             {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST},
             {"type": "string", "pattern": _NUMBER_TEXT},
@@ -36,8 +37,7 @@ def numeric(name: str) -> Schema:
 def categorical(name: str) -> Schema:
     """Return the schema of a category."""
     return {
-        "description": f"{name}: a category; 1, 1.0 and its text are the same; null where it is missing",
-        "type": ["string", "number", "boolean", "null"],
+        "description": f"{name}: a category; 1, 1.0 and its text are the same, and what is no text is read as its JSON; null where it is missing"
     }
 
 
@@ -136,6 +136,30 @@ def row_to_keep(columns: SchemaConfig, kind: str) -> Schema:
         "properties": types | label | needed,
         "example": example(columns),
     }
+
+
+def unreadable() -> Schema:
+    """Return the schema of the answer to rows that cannot be read."""
+    row = {"type": ["integer", "null"], "description": "from 0; null if it is all rows"}
+    path = "JSONPath of the field in what was sent; NDJSON and Arrow count as a list of rows"
+    fault: Schema = {
+        "type": "object",
+        "properties": {
+            "path": {"type": "string", "description": path},
+            "row": row,
+            "field": {"type": "string"},
+            "error": {"type": "string", "description": "what is wrong"},
+            "found": {"type": ["string", "null"], "description": "what was found, as JSON, maybe shortened"},
+            "fix": {"type": "string", "description": "what to send"},
+        },
+    }
+    fault |= {"required": list(fault["properties"])}
+    errors = {"type": "array", "items": fault, "minItems": 1, "maxItems": NAMED, "description": "by row"}
+    more = {"type": "integer", "minimum": 0, "description": "faults besides those in `errors`"}
+    first = {"description": "the first of `errors`, in words"}
+    properties = {"error": {"type": "string"} | first, "field": {"type": "string"}, "row": row}
+    properties |= {"errors": errors, "more": more}
+    return {"type": "object", "required": list(properties), "properties": properties}
 
 
 def example(columns: SchemaConfig) -> dict[str, Any]:

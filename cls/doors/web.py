@@ -70,6 +70,7 @@ class Rows:
     records: list[Json] | None
     table: Any = None  # pyarrow.Table
     options: Json = field(default_factory=dict)
+    place: str = "$[{}]"  # JSONPath of a row in the body, with {} for its number; of other formats, as if they were a list
 
     def to_table(self) -> Any:
         """Return the rows as a pyarrow.Table."""
@@ -247,14 +248,15 @@ def _names(records: Sequence[Json]) -> set[str]:
 def _json_rows(data: bytes, wrapper: str) -> Rows:
     value = parse_json(data)
     options: Json = {}
+    place = "$[{}]" if isinstance(value, list) else "$"
     if isinstance(value, dict) and isinstance(value.get(wrapper), list):
         options = {name: other for name, other in value.items() if name != wrapper}
-        value = value[wrapper]
+        value, place = value[wrapper], f"$.{wrapper}[{{}}]"
     records = value if isinstance(value, list) else [value]
     for number, record in enumerate(records):
         if not isinstance(record, dict):
             raise BadData(f"row {number} is not a JSON object")
-    return Rows(records, options=options)
+    return Rows(records, options=options, place=place)
 
 
 def _arrow_table(data: bytes, kind: str, limits: Limits) -> Any:

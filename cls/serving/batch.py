@@ -9,7 +9,8 @@ from itertools import chain
 
 import numpy as np
 
-from cls.columns.features import FeatureError, FeatureReader
+from cls.columns.faults import FeatureError
+from cls.columns.features import FeatureReader
 from cls.domain import Json
 from cls.errors import Corrupt
 from cls.serving.models import LoadedModel

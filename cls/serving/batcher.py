@@ -15,7 +15,8 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from cls.columns.features import FeatureError, FeatureReader
+from cls.columns.faults import FeatureError
+from cls.columns.features import FeatureReader
 from cls.doors.web import Problem
 from cls.logging import get_logger
 from cls.serving.batch import Computed, Piece, compute

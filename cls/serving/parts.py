@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cls.columns.features import FeatureError
+from cls.columns.faults import FeatureError
 from cls.doors.web import Problem
 from cls.serving.models import LoadedModel
 from detectors.columns import Columns
 
 Floats = NDArray[np.float64]
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # names that JSONPath takes as they are
 RowsOf = Any  # records as a list of objects, or a pyarrow.Table
 
 
@@ -26,6 +29,40 @@ class Predicted:
     values: Floats  # (N,) predictions in target units, or (N, K) class probabilities
     model: LoadedModel
     logged: int  # rows
+
+
+class Unreadable(Problem):
+    """Rows that cannot be read.
+
+    Parameters
+    ----------
+    error
+        With the rows' numbers in the request.
+    place
+        JSONPath of a row in the body, with {} for its number.
+    """
+
+    def __init__(self, error: FeatureError, place: str = "$[{}]") -> None:
+        first = error.faults[0]
+        named = [
+            {
+                "path": path_of(place, fault.row, fault.field),
+                "row": fault.row,
+                "field": fault.field,
+                "error": fault.reason,
+                "found": fault.found,
+                "fix": fault.fix,
+            }
+            for fault in error.faults
+        ]
+        super().__init__(422, str(error), field=first.field, row=first.row, errors=named, more=error.more)
+        self.error = error
+
+
+def path_of(place: str, row: int | None, field: str) -> str:
+    """Return the JSONPath of a field: of one row, or of all of them."""
+    name = f".{field}" if _PLAIN.fullmatch(field) else f"[{json.dumps(field, ensure_ascii=False)}]"
+    return place.format("*" if row is None else row) + name
 
 
 class Part:
@@ -86,9 +123,5 @@ class Part:
         return [row for row, good in enumerate(self.loggable) if good]
 
     def refuse(self, error: FeatureError) -> None:
-        """Answer that its rows cannot be read, with the row's number in the request."""
-        row, text = error.row, str(error)
-        if row is not None and self.numbers is not None:
-            row = self.numbers[row]
-            text = text.replace(f"row {error.row}:", f"row {row}:", 1)
-        self.answer(Problem(422, text, field=error.field, row=row))
+        """Answer that its rows cannot be read, with the rows' numbers in the request."""
+        self.answer(Unreadable(error if self.numbers is None else error.renumbered(self.numbers)))

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cls.columns.features import FeatureError
+from cls.columns.faults import Fault, FeatureError, shown
 from cls.config import Config, SchemaConfig
 from cls.domain import Json
 from cls.doors.callers import STRANGER
@@ -47,7 +47,7 @@ from cls.serving.answers import Answers, wants_arrow
 from cls.serving.batcher import Lane
 from cls.serving.follow import Follower, Route
 from cls.serving.lanes import Lanes, canary_rows
-from cls.serving.parts import Part, RowsOf
+from cls.serving.parts import Part, RowsOf, Unreadable
 from cls.serving.settle import Log, Shared
 from cls.serving.tally import Tally
 
@@ -189,6 +189,10 @@ class _Predictions:
         found = []
         for _, part in asked:
             outcome = await part.done
+            if isinstance(outcome, Unreadable):
+                others = [await other.done for _, other in asked if other is not part]
+                errors = [other.error for other in others if isinstance(other, Unreadable)]
+                raise Unreadable(FeatureError.joined([outcome.error, *errors]), rows.place)
             if isinstance(outcome, Problem):
                 raise outcome
             found.append((part, outcome))
@@ -287,13 +291,18 @@ def _headers(scope: Scope, limit: int) -> tuple[str, bytes, int]:
 def _wants_log(scope: Scope, rows: Rows) -> bool:
     if "log" in rows.options:
         if not isinstance(rows.options["log"], bool):
-            raise Problem(422, "log is true or false", field="log", row=None)
+            raise _not_a_wish(rows.options["log"])
         return bool(rows.options["log"])
     query = scope["query_string"]
     wish = parse_qs(query.decode("latin-1")).get("log", ["true"])[-1] if query else "true"
     if wish not in ("true", "1", "false", "0"):
-        raise Problem(422, "log is true or false", field="log", row=None)
+        raise _not_a_wish(wish)
     return wish in ("true", "1")
+
+
+def _not_a_wish(found: Any) -> Problem:
+    fault = Fault("log", None, "log is true or false", shown(found), "send true or false")
+    return Unreadable(FeatureError([fault]), "$")
 
 
 def _cells(source: RowsOf, name: str) -> list[Any]:

@@ -9,7 +9,8 @@ from typing import Literal, Protocol
 import numpy as np
 import pyarrow as pa
 
-from cls.columns.features import FeatureError, FeatureReader
+from cls.columns.faults import FeatureError
+from cls.columns.features import FeatureReader
 from cls.config import ServeConfig
 from cls.doors.web import Problem
 from cls.errors import CLSError

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cls.columns.features import FeatureError, read_features
+from cls.columns.faults import NAMED, FeatureError
+from cls.columns.features import FeatureReader, read_features
 from cls.columns.records import to_table
 from cls.config import StreamConfig
 from cls.ingest import take_events
@@ -28,12 +30,22 @@ NUMBERS = st.one_of(
     st.floats(width=64),
     st.integers(-(2**53), 2**53),
     st.sampled_from(["1", " 2.5 ", "", "NaN", "na", "null", "1e3", "-0", "far", "1_000", "inf", ".5", "5."]),
+    st.sampled_from(
+        ["true", " False", "TRUE", "-nan", "\u0661", "0x1", "yes", "1e999", 10**400, [1], {"a": 1}]
+    ),
+    st.booleans(),
+    st.text("0123456789+-.eE_ ", max_size=5),
 )
-CATEGORIES = st.one_of(
+SCALARS = st.one_of(
     st.none(),
+    st.booleans(),
     st.text(st.characters(codec="utf-8"), max_size=3),
-    st.integers(-9, 9),
-    st.sampled_from([1.0, 0.5, -2.0]),
+    st.integers(-(2**70), 2**70),
+    st.floats(allow_infinity=False),
+    st.sampled_from([1.0, 0.5, -2.0, 1]),
+)
+CATEGORIES = st.recursive(
+    SCALARS, lambda deeper: st.lists(deeper, max_size=2) | st.dictionaries(st.just("k"), deeper), max_leaves=3
 )
 
 
@@ -43,8 +55,14 @@ def texts(column: Any) -> list[str | None]:
 
 
 @given(
-    st.lists(st.tuples(NUMBERS, CATEGORIES).filter(lambda row: row[1] is not None), min_size=1, max_size=5)
+    st.lists(
+        st.tuples(NUMBERS, CATEGORIES).filter(lambda row: row[1] == row[1] is not None),
+        min_size=1,
+        max_size=5,
+    )
 )
+@example([("true", True), (" False", 0.5)])
+@example([("1", [1]), ("\u0661", {"a": 1})])
 def test_a_request_reads_its_rows_as_ingest_does(values: list[tuple[Any, Any]]) -> None:
     rows = [{"id": str(i), "at": 1, "x": x, "c": c} for i, (x, c) in enumerate(values)]
     intake = take_events(to_table(rows), STREAM, 2**60, lambda _: ())
@@ -63,3 +81,49 @@ def test_a_request_reads_its_rows_as_ingest_does(values: list[tuple[Any, Any]]) 
             mine, theirs, rtol=1e-14, atol=0.0, equal_nan=True
         )  # pandas rounds numbers in text its own way
         assert texts(columns["c"]) == texts(intake.batch.columns["c"])
+
+
+@settings(max_examples=30)
+@given(SCALARS.filter(lambda value: value is not None), SCALARS, st.booleans())
+def test_ingest_reads_a_category_whatever_stands_beside_it(value: Any, other: Any, first: bool) -> None:
+    def category(values: list[Any]) -> list[str | None]:
+        rows = [{"id": str(i), "at": 1, "x": 1.0, "c": c} for i, c in enumerate(values)]
+        return texts(take_events(to_table(rows), STREAM, 2**60, lambda _: ()).batch.columns["c"])
+
+    both = category([value, other] if first else [other, value])
+    assert both[0 if first else 1] == category([value])[0]
+
+
+def faults_of(rows: Any) -> FeatureError:
+    with pytest.raises(FeatureError) as caught:
+        FeatureReader(["x", "y"], ["c"]).read(rows)
+    return caught.value
+
+
+def test_every_fault_is_named_by_row_whether_json_or_arrow() -> None:
+    rows = [{"x": "far", "y": "1"}, {"x": "2", "y": "inf"}, {"x": "3", "y": "much"}]
+    for sent in (rows, pa.Table.from_pylist(rows)):
+        found = faults_of(sent)
+        assert [(fault.field, fault.row, fault.found) for fault in found.faults] == [
+            ("c", None, None),
+            ("x", 0, '"far"'),
+            ("y", 1, '"inf"'),
+            ("y", 2, '"much"'),
+        ]
+        assert found.more == 0
+        assert str(found) == "no row has the feature 'c'; send null where it is missing (and 3 more)"
+        assert found.faults[2].fix == "send a number, or null where it is missing"
+
+
+def test_faults_beyond_those_named_are_counted_and_long_values_shortened() -> None:
+    rows = [{"x": "z" * 1000, "y": 1.0 if row else "far", "c": "u"} for row in range(50)]
+    for sent in (rows, pa.Table.from_pylist([row | {"y": str(row["y"])} for row in rows])):
+        found = faults_of(sent)
+        assert [fault.row for fault in found.faults] == [0, 0, *range(1, NAMED - 1)]
+        assert found.more == 51 - NAMED
+        assert {len(str(fault.found)) for fault in found.faults} == {60, 5}
+
+
+def test_an_arrow_list_is_no_category() -> None:
+    table = pa.table({"x": [1.0, 2.0], "y": [1.0, 2.0], "c": [[1], None]})
+    assert [(fault.field, fault.row) for fault in faults_of(table).faults] == [("c", 0)]

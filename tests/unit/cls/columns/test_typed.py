@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from cls.columns.features import FeatureError, read_features
+from cls.columns.faults import FeatureError
+from cls.columns.features import read_features
 from cls.columns.records import parse_lines, to_table
 from cls.config import StreamConfig
 from cls.ingest import Intake, take_events
@@ -178,7 +179,7 @@ def test_what_is_not_of_the_type_is_a_dead_letter_and_refused_by_predict(
     wanted = next(one for one in derivations if one.name == column)
     with pytest.raises(FeatureError, match=f"row 1: {reason}") as caught:
         read_features(rows, wanted.numeric, wanted.categorical, derivations)
-    assert (caught.value.field, caught.value.row) == (column, 1)
+    assert [(fault.field, fault.row) for fault in caught.value.faults] == [(column, 1)]
 
 
 @pytest.mark.parametrize("vector", [pa.list_(pa.float32()), pa.list_(pa.float64(), 3), pa.list_(pa.int64())])
