@@ -7,6 +7,7 @@ answers eagerly at first; a faster runtime for it is looked for beside that, and
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from storage.db import reading
 
 RETRY_SECONDS = 5.0  # between two tries to load a version that was refused
 PATIENCE_SECONDS = 0.5  # that looks wait for a version which is to answer, from the beginning of its load
+SLOW_SECONDS = 120.0  # of looking for a runtime, after which the log says so; eager answers all the while
 WARM_ROWS = (1, 64)
 _log = get_logger(__name__)
 
@@ -52,6 +54,7 @@ class _Load(threading.Thread):
     def __init__(self, work: Callable[[], LoadedModel]) -> None:
         super().__init__(name="load-version", daemon=True)
         self._work = work
+        self.slow_at = time.monotonic() + SLOW_SECONDS  # when to say that it takes long
         self.model: LoadedModel | None = None
         self.error: Exception | None = None
         self.began = time.monotonic()
@@ -177,6 +180,9 @@ class Follower:
         """Look for a faster runtime of the next version that answers; take in what was found."""
         for key, load in list(self._choosing.items()):
             if load.is_alive():
+                if time.monotonic() > load.slow_at:
+                    load.slow_at = math.inf
+                    _log.warning("runtime is slow to make: eager answers", stream=key[0], version=key[1])
                 return
             del self._choosing[key]
             if load.model is not None and key in self._resident:
@@ -198,7 +204,8 @@ class Follower:
         choice = choose(model.model, model.golden, self._settings.runtime, self._graphs)
         faster = replace(model, runtime=choice)
         warm_up(faster, self._settings.batch_rows)
-        _log.info("runtime chosen", stream=model.stream, version=model.version, **choice.to_json())
+        tell = _log.warning if choice.refused else _log.info
+        tell("runtime chosen", stream=model.stream, version=model.version, **choice.to_json())
         return faster
 
     def _switch(self) -> None:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sqlalchemy import create_engine
+from structlog.testing import capture_logs
 from torch import Tensor
 
+from cls.config import ServeConfig
 from cls.golden import make_golden
-from cls.serving import runtime
-from cls.serving.models import LoadedModel
+from cls.serving import follow, runtime
+from cls.serving.follow import Follower, Route
+from cls.serving.models import LoadedModel, ModelCache
 from cls.serving.onnx_graph import Graphs, export
 from detectors.columns import Categorical, Columns, take
 from learners.models.base import Model
@@ -20,9 +31,11 @@ from learners.models.registry import load
 from learners.models.tabular import TabularNetwork
 from learners.rows import Rows
 from learners.schema import Schema
+from storage.artifacts import MemoryArtifacts
 
 RNG = np.random.default_rng(5)
 ROWS = 400
+COMPILE_SECONDS = 20.0
 COLUMNS: Columns = {
     "x": np.where(RNG.random(ROWS) < 0.1, np.nan, RNG.normal(size=ROWS)),
     "z": RNG.normal(size=ROWS),
@@ -139,6 +152,89 @@ def test_a_runtime_that_fails_or_is_no_faster_leaves_eager(monkeypatch: pytest.M
     assert (choice.name, choice.refused) == ("eager", {})
     assert choice.micros.keys() == {"eager", "onnx"}
     assert all(micros.keys() == {1, 32, 256} for micros in choice.micros.values())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no C++ compiler"), SystemError("it crashed")])
+def test_what_does_not_compile_is_answered_eagerly_and_the_reason_kept(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*_: Tensor) -> Tensor:  # torch compiles at the first call
+        raise error
+
+    monkeypatch.setattr(torch, "compile", lambda model, **_: fails)
+    model = model_of()
+    choice = runtime.choose(model, None, "compile", Graphs({}))
+    assert (choice.name, choice.forward) == ("eager", model)
+    assert choice.refused == {"compile": f"{type(error).__name__}: {error}"}
+
+
+COMPILED = """
+import numpy as np, torch
+from cls.serving import runtime
+from cls.serving.onnx_graph import Graphs
+from learners.models.registry import load
+from learners.rows import Rows
+from learners.schema import Schema
+torch.set_num_threads(1)
+columns = {"x": np.linspace(-2, 2, 40)}
+rows = Rows(columns, np.linspace(0, 9, 40), np.arange(40))
+model = load("mlp").fit_preprocessing({"hidden": [4]}, Schema(("x",)), rows).eval()
+choice = runtime.choose(model, None, "compile", Graphs({}))
+assert (choice.name, choice.refused) == ("compile", {}), choice
+assert choice.micros.keys() == {"eager", "compile"}
+inputs = model.encode(columns)
+with torch.inference_mode():
+    assert np.allclose(model.decode(choice.forward(*inputs)), model.predict(columns), rtol=0, atol=1e-4)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_network_is_really_compiled_and_answers_as_eager_does(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    }
+    command = [sys.executable, "-c", COMPILED]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, timeout=COMPILE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"this machine is too busy to compile within {COMPILE_SECONDS:.0f} s")
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_runtime_that_takes_long_is_told_once_and_eager_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "SLOW_SECONDS", 0.0)
+    made = threading.Event()
+
+    def slow(model: Model, *_: object) -> runtime.Choice:
+        assert made.wait(30)
+        return runtime.Choice("eager", model, refused={"compile": "RuntimeError: no C++ compiler"})
+
+    monkeypatch.setattr(follow, "choose", slow)
+    served = LoadedModel("s", 1, model_of())
+    follower = Follower(
+        ("s",),
+        create_engine("sqlite://"),
+        ModelCache(create_engine("sqlite://"), MemoryArtifacts(), {}),
+        settings=ServeConfig(runtime="compile"),
+    )
+    follower._routes["s"] = Route(served)
+    with capture_logs() as said:
+        for _ in range(3):
+            follower._improve()
+            time.sleep(0.002)
+        assert follower.serving("s") is served
+        [looking] = follower._choosing.values()
+        made.set()
+        looking.join(30)
+    assert [(one["event"], one["log_level"]) for one in said] == [
+        ("runtime is slow to make: eager answers", "warning"),
+        ("runtime chosen", "warning"),
+    ]
+    assert said[1]["refused"] == {"compile": "RuntimeError: no C++ compiler"}
 
 
 def test_without_the_extra_auto_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
