@@ -21,7 +21,7 @@ from cls.domain import Rollout, RolloutState
 from cls.guardrails import Allocation, slow_threshold
 from cls.health import Finding, Health, judge
 from cls.rollout import Step, next_step
-from detectors.anytime import dependent_squares
+from detectors.dependence import Dependence
 
 BEGIN = datetime(2013, 1, 1, tzinfo=UTC)
 CHAMPION, VERSION = 1, 2
@@ -52,6 +52,9 @@ class Ended:
     rows: int
     stage: str
     reason: str
+    compared: (
+        int  # rows of the comparison that ended it: all since the shadow began, or those since the promotion
+    )
 
 
 class Traffic:
@@ -114,6 +117,7 @@ class Simulation:
         before = traffic.served(np.zeros(HISTORY, np.int64), mine=False)
         self.served = {(BEFORE, CHAMPION): before}
         self.keys = Allocation()
+        self.neighbours = Dependence()
         self.rollout = Rollout(
             1, "s", VERSION, CHAMPION, RolloutState.SHADOW, False, BEGIN, BEGIN, 0, 0.0, 0.0, 0.0, None
         )
@@ -139,7 +143,13 @@ class Simulation:
     def _ended(self, step: Step, health: Health, rows: int) -> Ended:
         outcome = "worse" if health.finding == Finding.WORSE else "undecided"
         outcome = "released" if step == Step.FINISH else outcome
-        return Ended(outcome, rows, stage_name(self.rollout.state, self.rollout.step), health.reason)
+        return Ended(
+            outcome,
+            rows,
+            stage_name(self.rollout.state, self.rollout.step),
+            health.reason,
+            self.rollout.paired_n,
+        )
 
     def _count(self, drawn: NDArray[np.int64]) -> None:
         rollout, traffic = self.rollout, self.traffic
@@ -161,11 +171,13 @@ class Simulation:
             loss_mine = traffic.contest.loss_mine_N[drawn]
             loss_theirs = traffic.contest.loss_theirs_N[drawn]
             difference = loss_mine - loss_theirs
+            self.neighbours = self.neighbours.add(difference)
             self.rollout = replace(
                 rollout,
                 paired_n=rollout.paired_n + len(drawn),
                 paired_total=rollout.paired_total + float(difference.sum()),
-                paired_squares=rollout.paired_squares + dependent_squares(difference),
+                paired_squares=rollout.paired_squares + float(difference @ difference),
+                paired_dependence=self.neighbours.factor,
                 base_loss=rollout.base_loss + float(loss_theirs.sum()),
             )
 
@@ -187,6 +199,7 @@ class Simulation:
                 slow_us=slow,
             )
         elif step == Step.PROMOTE:
+            self.neighbours = Dependence()
             self.rollout = replace(
                 rollout,
                 state=RolloutState.WATCHING,
@@ -195,6 +208,7 @@ class Simulation:
                 paired_n=0,
                 paired_total=0.0,
                 paired_squares=0.0,
+                paired_dependence=1.0,
                 base_loss=0.0,
                 step_n=0,
                 deadline_at=None,

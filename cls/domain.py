@@ -339,6 +339,9 @@ class Rollout:
     slow_us: int | None = None  # microseconds beyond which an answer counts as slow
     paused_at: datetime | None = None  # stream time
     approved: str = ""  # stage up to which an operator agreed: "", "canary" or "champion"
+    paired_dependence: float = (
+        1.0  # how much more the sum of differences varies than that of independent rows
+    )
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ likes, all of it together sends a version that is as good as its counterpart bac
 the whole rollout. Half of that is for guardrails, half for losses: a quarter for the comparison that begins in the shadow and goes on
 through all steps of the canary, a quarter for the watch.
 
-That holds for rows whose differences of loss do not depend on those before. Where neighbours do depend on each other they count for less,
-as far as batches of labels are large enough to show it (`detectors.anytime.dependent_squares`); in small batches false alarms become more
-frequent. A version that is worse for a season is sent back in it.
+Rows whose differences of loss depend on those of their neighbours count for less, as far as dependence reaches over some dozens of rows
+(`detectors.dependence`). What lasts longer is how the version is by now: one that is worse for a season is sent back in it. Where versions
+take turns, `rollout.step_time` and `rollout.watch_time` make each stage last as long as a turn; they do not keep a worse one.
 
 To go on is another question, with another error: a version that is worse by more than `rollout.margin` seems not to be with a probability
 of (1 - `rollout.confidence`) / 2 a stage.
@@ -135,7 +135,7 @@ def judge(
 
 
 def _paired(rollout: Rollout) -> Paired:
-    return Paired(rollout.paired_n, rollout.paired_total, rollout.paired_squares)
+    return Paired(rollout.paired_n, rollout.paired_total, rollout.paired_squares, rollout.paired_dependence)
 
 
 def _relative(rollout: Rollout, difference: float) -> float:

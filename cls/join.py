@@ -16,7 +16,6 @@ from cls.domain import Champion, Rollout, RolloutState
 from cls.loss_windows import Landed, LossWindows
 from cls.ports import Predictions, SampleLog
 from cls.times import from_us
-from detectors.anytime import dependent_squares
 from storage import labels as label_store
 from storage import log as log_store
 from storage import streams as stream_store
@@ -100,15 +99,8 @@ class Joiner:
         theirs = row_losses(self.settings, predictions.of(rollout.parent), value)
         both = np.isfinite(mine) & np.isfinite(theirs) & (position >= rollout.since)
         if both.any():
-            difference = mine[both] - theirs[both]
-            version_store.add_paired(
-                connection,
-                rollout.id,
-                int(both.sum()),
-                float(difference.sum()),
-                dependent_squares(difference[np.argsort(position[both])]),
-                float(theirs[both].sum()),
-            )
+            difference = (mine - theirs)[both][np.argsort(position[both])]  # in the order of time
+            version_store.add_paired(connection, rollout.id, difference, float(theirs[both].sum()))
 
     @property
     def _pane_rows(self) -> int:

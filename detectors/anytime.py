@@ -4,6 +4,10 @@ An asymptotic confidence sequence with estimated variance: Waudby-Smith, Arbour,
 "Time-uniform central limit theory and asymptotic confidence sequences" (arXiv 2103.06476), two-sided Gaussian
 mixture boundary. Whatever the stopping rule, the interval misses the mean with probability alpha in the limit
 of a late first look, hence `MINIMUM_ROWS`.
+
+Rows that depend on their neighbours are made up for by the variance of their sum (`Paired.dependence`, estimated by `detectors.dependence`):
+sums of rows with a short memory behave like those of independent rows with that variance (strong invariance principle: Philipp and Stout,
+"Almost sure invariance principles for partial sums of weakly dependent random variables", 1975), again in the limit.
 """
 
 import math
@@ -12,9 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-MINIMUM_ROWS = 30  # first look; earlier the estimated variance means too little
-BLOCK_ROWS = 25  # neighbours that may depend on each other
-LEAST_BLOCKS = 8  # fewer say nothing about how much they do
+MINIMUM_ROWS = 30  # first look, in rows that do not depend on each other; earlier the estimated variance means too little
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Paired:
     n: int = 0  # rows
     total: float = 0.0  # sum of differences
     total_squares: float = 0.0  # sum of squared differences
+    dependence: float = 1.0  # variance of their sum over that of rows that do not depend on each other
 
     def add(self, differences: ArrayLike) -> "Paired":
         """Return the statistics with more differences.
@@ -40,6 +43,7 @@ class Paired:
             self.n + values.size,
             self.total + float(values.sum()),
             self.total_squares + float(values @ values),
+            self.dependence,
         )
 
     @property
@@ -50,25 +54,16 @@ class Paired:
     @property
     def variance(self) -> float:
         """Unbiased variance of one difference; NaN before the second row."""
-        if self.n < 2:
-            return math.nan
-        return max(self.total_squares - self.n * self.mean**2, 0.0) / (self.n - 1)
+        return self._squares_about_mean / (self.n - 1) if self.n > 1 else math.nan
 
+    @property
+    def variation(self) -> float:
+        """Sum of squared differences, raised to what it would be if their sum varied as much and they did not depend on each other."""
+        return self.total_squares + (self.dependence - 1) * self._squares_about_mean
 
-def dependent_squares(differences: ArrayLike) -> float:
-    """Return the sum of squared differences of a batch in the order of time, raised to what it would be if rows did not depend on each other.
-
-    The variance of a sum of rows that depend on their neighbours is that of the sums of blocks of them, not that of rows (batch means).
-    Where blocks vary more than rows let expect, their squares about the batch's mean take the place of the rows'; never less, so that what
-    is valid for independent rows stays so. A batch of fewer than 200 rows says too little, and counts as it is.
-    """
-    values = np.asarray(differences, dtype=np.float64).ravel()
-    rows = float(values @ values)
-    blocks = values.size // BLOCK_ROWS
-    if blocks < LEAST_BLOCKS:
-        return rows
-    sums = (values[: blocks * BLOCK_ROWS] - values.mean()).reshape(blocks, BLOCK_ROWS).sum(axis=1)
-    return max(rows, float(sums @ sums) / (blocks - 1) / BLOCK_ROWS * values.size)
+    @property
+    def _squares_about_mean(self) -> float:
+        return max(self.total_squares - self.total**2 / self.n, 0.0) if self.n else 0.0
 
 
 def interval(paired: Paired, alpha: float = 0.05, tuning_n: int = 500) -> tuple[float, float]:
@@ -95,12 +90,20 @@ def interval(paired: Paired, alpha: float = 0.05, tuning_n: int = 500) -> tuple[
         raise ValueError(f"tuning_n must be positive, not {tuning_n}")
     n = paired.n
     # Squares lose about n machine epsilons in the sum: a smaller variance is rounding.
-    if n < MINIMUM_ROWS or paired.variance <= paired.total_squares * np.finfo(np.float64).eps:
+    if (
+        n < MINIMUM_ROWS * paired.dependence
+        or paired.variance <= paired.total_squares * np.finfo(np.float64).eps
+    ):
         return -math.inf, math.inf
     rho2 = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / tuning_n
     intrinsic = n * rho2 + 1
     margin = math.sqrt(
-        paired.variance * 2 * intrinsic / (n**2 * rho2) * math.log(math.sqrt(intrinsic) / alpha)
+        paired.dependence
+        * paired.variance
+        * 2
+        * intrinsic
+        / (n**2 * rho2)
+        * math.log(math.sqrt(intrinsic) / alpha)
     )
     return paired.mean - margin, paired.mean + margin
 
@@ -124,7 +127,8 @@ def excess(paired: Paired, alpha: float, tuning_n: int = 500) -> float:
     over l > 0 with a half-normal gives the bound. So two versions whose losses could change places are told apart by mistake with a
     probability of alpha at most, from the first row on: zero-one losses with equal error rates (one difference is -1, 0 or 1) and versions
     that differ by noise are of this kind. The width of the mixture follows the scale V / n seen so far instead of a known one; simulations
-    (tests, benchmarks/rollouts.py) see no more errors by that.
+    (tests, benchmarks/rollouts.py) see no more errors by that. Where rows depend on their neighbours V is raised (`Paired.variation`), and
+    the probability holds in the limit.
 
     Losses that are equal in the mean alone, one version a little worse on nearly all rows and far better on the few that are yet to come,
     can fool it, as they can fool every bound without a known range (Bahadur and Savage 1956).
@@ -134,11 +138,11 @@ def excess(paired: Paired, alpha: float, tuning_n: int = 500) -> float:
     if tuning_n < 1:
         raise ValueError(f"tuning_n must be positive, not {tuning_n}")
     n = paired.n
-    if n < MINIMUM_ROWS or paired.total_squares <= 0:
+    if n < MINIMUM_ROWS * paired.dependence or paired.total_squares <= 0:
         return -math.inf
     squared = -2 * math.log(2 * alpha)
     prior_n = tuning_n / (squared + math.log1p(squared))
     one_sided = 0.5 * (1 + math.erf(math.sqrt(squared / 2)))  # of the half-normal's mass, at the bound
-    reach = paired.total_squares * (1 + prior_n / n)
+    reach = paired.variation * (1 + prior_n / n)
     width = math.sqrt(reach * (math.log1p(n / prior_n) - 2 * math.log(2 * alpha * one_sided)))
     return (paired.total - width) / n

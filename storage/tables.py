@@ -470,6 +470,8 @@ rollouts = Table(
     Column("paired_n", BigInteger, nullable=False, server_default="0"),
     Column("paired_total", Float, nullable=False, server_default="0"),
     Column("paired_squares", Float, nullable=False, server_default="0"),
+    Column("paired_dependence", Float, nullable=False, server_default="1"),
+    Column("paired_neighbours", JSON),  # what the dependence is estimated from
     Column("base_loss", Float, nullable=False, server_default="0"),
     Column("episode_id", BigInteger),
     Column("reason", Text, nullable=False, server_default=""),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, bindparam, false, insert, or_, select, update
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import JSON, Connection, Row, Select, bindparam, false, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from cls.domain import Champion, Json, ModelVersion, Rollout, RolloutState
 from cls.errors import NotFound, Refused
+from detectors.dependence import Dependence
 from storage.db import database_now, upsert
 from storage.statements import add_row
 from storage.tables import champions, promotions, rollouts, streams, versions
@@ -43,6 +46,7 @@ _COVERING = select(promotions).where(_OF_STREAM, promotions.c.id >= _IN_FORCE).o
 _FIRST_REFERENCE = select(promotions.c.reference).where(_OF_STREAM).order_by(promotions.c.id).limit(1)
 
 _ADD_ROLLOUT = insert(rollouts)
+_SHOWN = [column for column in rollouts.c if column.name != "paired_neighbours"]  # hundreds of numbers
 _SHADOWED = (  # rollouts with two versions side by side
     select(rollouts.c.since, rollouts.c.state, rollouts.c.version, rollouts.c.parent)
     .where(
@@ -57,6 +61,9 @@ _SHADOWED = (  # rollouts with two versions side by side
     )
     .order_by(rollouts.c.id)
 )
+_NEIGHBOURS = (
+    select(rollouts.c.paired_neighbours).where(rollouts.c.id == bindparam("of_id")).with_for_update()
+)
 _ADD_PAIRED = (
     update(rollouts)
     .where(rollouts.c.id == bindparam("of_id"))
@@ -64,6 +71,8 @@ _ADD_PAIRED = (
         paired_n=rollouts.c.paired_n + bindparam("n"),
         paired_total=rollouts.c.paired_total + bindparam("total"),
         paired_squares=rollouts.c.paired_squares + bindparam("squares"),
+        paired_dependence=bindparam("dependence"),
+        paired_neighbours=bindparam("neighbours", type_=JSON),
         base_loss=rollouts.c.base_loss + bindparam("base"),
     )
 )
@@ -73,7 +82,7 @@ _ADD_PAIRED = (
 def _rollouts_in(states: tuple[RolloutState, ...]) -> Select[Any]:
     """Build a query for a few states: cheaper to run than a list that is expanded each time."""
     one = or_(false(), *(rollouts.c.state == state for state in states))
-    return select(rollouts).where(rollouts.c.stream == bindparam("stream"), one).order_by(rollouts.c.id)
+    return select(*_SHOWN).where(rollouts.c.stream == bindparam("stream"), one).order_by(rollouts.c.id)
 
 
 def add_version(connection: Connection, version: ModelVersion) -> int:
@@ -266,6 +275,7 @@ def rollout_of(row: Row[Any]) -> Rollout:
         row.slow_us,
         row.paused_at,
         row.approved,
+        row.paired_dependence,
     )
 
 
@@ -323,6 +333,7 @@ def move_rollout(
     else:
         values |= dict.fromkeys(("paired_n", "step_n", "step"), 0)
         values |= dict.fromkeys(("paired_total", "paired_squares", "base_loss", "share"), 0.0)
+        values |= {"paired_dependence": 1.0, "paired_neighbours": None}
         values |= {"started_at": at, "step_at": at, "since": since, "deadline_at": deadline_at}
     where = (
         rollouts.c.id == rollout.id,
@@ -358,16 +369,34 @@ def note_rollout(connection: Connection, rollout_id: int, reason: str) -> bool:
 
 
 def add_paired(
-    connection: Connection, rollout_id: int, n: int, total: float, squares: float, base_loss: float
+    connection: Connection, rollout_id: int, differences: NDArray[np.float64], base_loss: float
 ) -> None:
-    """Add paired losses to a rollout's record."""
-    gain = {"of_id": rollout_id, "n": n, "total": total, "squares": squares, "base": base_loss}
+    """Add paired losses to a rollout's record; the caller's transaction must be a writing one (`storage.db.transaction`).
+
+    Parameters
+    ----------
+    differences
+        loss(version) - loss(other) by row, in the order of time.
+    base_loss
+        Sum of the other's losses over these rows.
+    """
+    kept = connection.execute(_NEIGHBOURS, {"of_id": rollout_id}).scalar() or {}
+    neighbours = Dependence(**{name: tuple(values) for name, values in kept.items()}).add(differences)
+    gain = {
+        "of_id": rollout_id,
+        "n": len(differences),
+        "total": float(differences.sum()),
+        "squares": float(differences @ differences),
+        "base": base_loss,
+        "dependence": neighbours.factor,
+        "neighbours": asdict(neighbours),
+    }
     connection.execute(_ADD_PAIRED, gain)
 
 
 def list_rollouts(connection: Connection, stream: str | None = None, limit: int = 50) -> list[Row[Any]]:
     """Return the newest rollouts, newest first."""
-    query = select(rollouts).order_by(rollouts.c.id.desc()).limit(limit)
+    query = select(*_SHOWN).order_by(rollouts.c.id.desc()).limit(limit)
     if stream is not None:
         query = query.where(rollouts.c.stream == stream)
     return list(connection.execute(query))

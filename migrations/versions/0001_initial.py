@@ -314,6 +314,8 @@ def upgrade() -> None:
         sa.Column("paired_n", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("paired_total", sa.Float(), server_default="0", nullable=False),
         sa.Column("paired_squares", sa.Float(), server_default="0", nullable=False),
+        sa.Column("paired_dependence", sa.Float(), server_default="1", nullable=False),
+        sa.Column("paired_neighbours", sa.JSON(), nullable=True),
         sa.Column("base_loss", sa.Float(), server_default="0", nullable=False),
         sa.Column("episode_id", sa.BigInteger(), nullable=True),
         sa.Column("reason", sa.Text(), server_default="", nullable=False),

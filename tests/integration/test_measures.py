@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, insert, text, update
@@ -157,7 +158,7 @@ def test_a_rollout_shows_where_it_is(engine: Engine) -> None:
         [rollout] = versions.rollouts_in(connection, "s", RolloutState.WAITING)
         late = T0 + timedelta(hours=1)
         versions.move_rollout(connection, rollout, RolloutState.SHADOW, at=T0, since=0, deadline_at=late)
-        versions.add_paired(connection, number, 100, -10.0, 5.0, 200.0)
+        versions.add_paired(connection, number, np.full(100, -0.1), 200.0)
         [rollout] = versions.rollouts_in(connection, "s", RolloutState.SHADOW)
         versions.move_rollout(connection, rollout, RolloutState.CANARY, at=T0, step=1, share=0.25, slow_us=9)
     found = read(measures_of(engine))

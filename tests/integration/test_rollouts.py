@@ -63,8 +63,8 @@ class World:
     def pairs(self, rows: int, worse: float = 0.0) -> None:
         """Labels land: on half of the rows the version is better by one, on the others worse."""
         with transaction(self.engine) as connection:
-            total = rows * worse
-            store.add_paired(connection, self.rollout().id, rows, total, rows * (1 + worse**2), 10.0 * rows)
+            difference = np.resize([1.0 + worse, -1.0 + worse], rows)
+            store.add_paired(connection, self.rollout().id, difference, 10.0 * rows)
 
     def answers(self, rows: int = 40) -> None:
         """Both versions answer, as the stage has it."""

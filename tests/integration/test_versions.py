@@ -170,19 +170,26 @@ def test_one_rollout_is_on_its_way_per_stream_and_moves_by_compare_and_set(strea
         with pytest.raises(Refused, match="on the way"):
             begin(connection, 3)
         (shadow,) = store.rollouts_in(connection, "s", RolloutState.SHADOW)
-        store.add_paired(connection, shadow.id, 10, 1.5, 4.0, 20.0)
-        store.add_paired(connection, shadow.id, 5, -0.5, 1.0, 10.0)
+        store.add_paired(connection, shadow.id, np.resize([0.5, -0.5], 10), 20.0)
+        store.add_paired(connection, shadow.id, np.resize([1.0, 0.0], 5), 10.0)
         (shadow,) = store.rollouts_in(connection, "s", RolloutState.SHADOW)
         assert (shadow.paired_n, shadow.paired_total, shadow.paired_squares, shadow.base_loss) == (
             15,
-            1.0,
-            5.0,
+            3.0,
+            5.5,
             30.0,
         )
+        assert shadow.paired_dependence == 1.0
+        turns = np.repeat(np.resize([1.0, -1.0], 10), 20)  # neighbours of one sign
+        store.add_paired(connection, shadow.id, turns[:50], 100.0)  # in whatever batches
+        store.add_paired(connection, shadow.id, turns[50:], 300.0)
+        (shadow,) = store.rollouts_in(connection, "s", RolloutState.SHADOW)
+        assert shadow.paired_dependence > 5
         assert store.shadow_plan(connection, "s") == [(40, 2)]
         store.move_rollout(connection, shadow, RolloutState.WATCHING, at=AT, since=90)
         (watching,) = store.rollouts_in(connection, "s", RolloutState.WATCHING)
         assert (watching.paired_n, watching.base_loss) == (0, 0.0)  # the record starts anew
+        assert watching.paired_dependence == 1.0
         assert store.shadow_plan(connection, "s") == [(90, 1)]  # now the predecessor runs beside it
         begin(connection, 3)  # while one is watched, the next may come
         store.move_rollout(connection, watching, RolloutState.DONE, at=AT)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from detectors.anytime import MINIMUM_ROWS, Paired, dependent_squares, excess, interval
+from detectors.anytime import MINIMUM_ROWS, Paired, excess, interval
 
 
 def test_statistics_do_not_depend_on_the_batches() -> None:
@@ -70,42 +70,12 @@ def test_faults() -> None:
         interval(Paired(), tuning_n=0)
 
 
-def series(phi: float, paths: int, rows: int) -> np.ndarray:
-    """Return differences of unit variance, each of which follows the one before by `phi`."""
-    rng = np.random.default_rng(0)
-    noise = rng.normal(size=(paths, rows))
-    found = noise.copy()
-    for i in range(1, rows):
-        found[:, i] = phi * found[:, i - 1] + math.sqrt(1 - phi**2) * noise[:, i]
-    return found
-
-
-def false_alarms(draws: np.ndarray, batch: int, *, blocks: bool, alpha: float) -> float:
-    alarms = 0
-    for path in draws:
-        paired, over = Paired(), False
-        for part in path.reshape(-1, batch):
-            squares = dependent_squares(part) if blocks else float(part @ part)
-            total = paired.total + float(part.sum())
-            paired = Paired(paired.n + batch, total, paired.total_squares + squares)
-            over |= excess(paired, alpha, 500) > 0
-        alarms += over
-    return alarms / len(draws)
-
-
-@pytest.mark.parametrize("batch", [200, 1000])
-def test_neighbours_that_depend_on_each_other_do_not_raise_false_alarms(batch: int) -> None:
-    draws = series(0.6, 200, 5000)
-    assert false_alarms(draws, batch, blocks=True, alpha=0.02) <= 0.02
-    assert false_alarms(draws, batch, blocks=False, alpha=0.02) > 0.1
-
-
-def test_squares_are_never_fewer_and_hardly_more_without_dependence() -> None:
-    draws = series(0.0, 300, 1000)
-    ratio = np.array([dependent_squares(path) / (path @ path) for path in draws])
-    assert ratio.min() >= 1
-    assert ratio.mean() < 1.15
-    short = draws[0, :199]
-    assert dependent_squares(short) == short @ short
-    assert dependent_squares(np.ones(1000)) == 1000  # worse everywhere is no dependence
-    assert dependent_squares([]) == 0
+def test_dependence_counts_like_fewer_rows_but_not_against_a_mean_that_is_sure() -> None:
+    one, four = Paired(1000, 100.0, 1000.0), Paired(1000, 100.0, 1000.0, dependence=4.0)
+    low, high = interval(one)
+    wide = interval(four)
+    assert wide[1] - wide[0] == pytest.approx(2 * (high - low))
+    assert excess(four, 0.01) < excess(one, 0.01)
+    assert excess(Paired(1000, 1000.0, 1000.0, dependence=4.0), 0.01) == excess(
+        Paired(1000, 1000.0, 1000.0), 0.01
+    )
