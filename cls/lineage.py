@@ -72,7 +72,7 @@ class Outbox(Protocol):
         ...
 
     def standings(self, stream: str) -> dict[int, str]:
-        """Return how far the versions of the newest rollouts have come on their way to users."""
+        """Return how far the newest versions have come on their way to users, and why: "state" or "state: reason"."""
         ...
 
     def streams(self) -> list[str]:

@@ -178,7 +178,7 @@ class Registry(Protocol):
         ...
 
     def put_standings(self, stream: str, standings: dict[int, str]) -> None:
-        """Say of versions how far they have come on their way to users; of those that were never put, nothing."""
+        """Say of versions how far they have come, "state" or "state: reason"; of those that were never put, nothing."""
         ...
 
     def standings(self, stream: str, numbers: Sequence[int]) -> dict[int, str]:

@@ -1,7 +1,8 @@
-"""Runs in words: the gate's table and the note at the head of a run, in Markdown."""
+"""Runs and versions in words, in Markdown: the gate's table, the note at the head of a run, who serves and who is on the way."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cls.domain import Json
@@ -40,6 +41,17 @@ def job_note(job: EndedJob) -> str:
     if job.result.get("gate"):
         lines.append(gate_table(job.result["gate"]))
     return "\n\n".join(lines)
+
+
+def standings_note(standings: Mapping[int, str]) -> str:
+    """Return how far versions have come as a list: the champion, then the others, the newest first."""
+
+    def place(number: int) -> tuple[bool, int]:
+        return not standings[number].startswith("champion"), -number
+
+    return "\n".join(
+        f"- **version {number}**: {standings[number]}" for number in sorted(standings, key=place)
+    )
 
 
 def _loss(value: Any) -> str:

@@ -11,9 +11,11 @@ from storage.db import reading, transaction
 from storage.job_rows import input_from_json, show
 from storage.streams import write_ledger
 from storage.tables import champions, episodes, outbox, versions
-from storage.versions import champion, list_rollouts, read_version, rollout_of, rollouts_in
+from storage.versions import champion, list_promotions, list_rollouts, read_version, rollout_of, rollouts_in
 
-NEWEST = 4  # rollouts whose versions the registry is told of; what was said of earlier ones stays
+NEWEST = (
+    4  # rollouts and promotions whose versions the registry is told of; what was said of earlier ones stays
+)
 
 
 class SqlOutbox:
@@ -99,14 +101,20 @@ class SqlOutbox:
         }
 
     def standings(self, stream: str) -> dict[int, str]:
-        """Return how far the versions of the newest rollouts have come on their way to users."""
+        """Return how far the newest versions have come on their way to users, and why."""
         with reading(self._engine) as connection:
             now = champion(connection, stream)
-            rollouts = [rollout_of(row) for row in list_rollouts(connection, stream, NEWEST)]
+            rollouts = list_rollouts(connection, stream, NEWEST)
+            promotions = list_promotions(connection, stream, newest=NEWEST)
         serving = None if now is None else now.version
         standing: dict[int, str] = {}
-        for rollout in rollouts:  # the newest of a version counts
-            standing.setdefault(rollout.version, _standing(rollout, serving))
+        for row in rollouts:  # the newest of a version counts
+            standing.setdefault(row.version, _said(_standing(rollout_of(row), serving), row.reason))
+        for row in reversed(
+            promotions
+        ):  # some were promoted without a rollout: the first, and what operators chose
+            state = "champion" if row.version == serving else "served before"
+            standing.setdefault(row.version, _said(state, row.reason))
         return standing
 
     def streams(self) -> list[str]:
@@ -126,9 +134,13 @@ class SqlOutbox:
             return True
 
 
+def _said(state: str, reason: str) -> str:
+    return f"{state}: {reason}" if reason else state
+
+
 def _standing(rollout: Rollout, serving: int | None) -> str:
     if rollout.version == serving:
         return "champion, watched" if rollout.state == RolloutState.WATCHING else "champion"
     if rollout.state == RolloutState.CANARY:
         return f"canary {rollout.share:.0%}"
-    return "served before" if rollout.state == RolloutState.DONE else rollout.state.value
+    return "served before" if rollout.state == RolloutState.DONE else rollout.state.value.replace("_", " ")

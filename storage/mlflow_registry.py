@@ -3,6 +3,7 @@
     experiment        cls/<stream>
     run               one per job, found again by its tag cls.job
     registered model  cls-<stream>
+                      its description says who serves, who is on the way, and why
     version           one per version of ours, found again by its tag cls.number: MLflow's own number is equal to ours unless its
                       database was replaced meanwhile, so it is never relied on
 
@@ -23,6 +24,7 @@ from typing import Any
 
 from cls.errors import NotFound, Unavailable
 from cls.ports import RunRecord, VersionRecord
+from cls.registry_text import standings_note
 from cls.times import to_us
 from storage.mlflow_setup import configure, prepare_sqlite
 
@@ -118,22 +120,29 @@ class MlflowRegistry:
             return found
 
     def put_standings(self, stream: str, standings: dict[int, str]) -> None:
-        """Tag versions with how far they have come; of those that were never put, nothing."""
+        """Say how far versions have come, where people look: the state as a tag, all of it as descriptions.
+
+        Of those that were never put, nothing.
+        """
         with self._answering() as client:
-            for number, text in standings.items():
-                found = self._find_version(client, stream, number)
-                if found is not None:
-                    client.set_model_version_tag(_model_name(stream), found, STANDING, text[:VALUE_LENGTH])
+            name = _model_name(stream)
+            found = {number: self._find_version(client, stream, number) for number in standings}
+            put = {number: standings[number] for number, version in found.items() if version is not None}
+            for number, text in put.items():
+                client.set_model_version_tag(name, found[number], STANDING, text.partition(":")[0])
+                client.update_model_version(name, found[number], text[:VALUE_LENGTH])
+            if put:
+                client.update_registered_model(name, standings_note(put))
 
     def standings(self, stream: str, numbers: Sequence[int]) -> dict[int, str]:
         """Return what was said of some versions."""
         with self._answering() as client:
             name, found = _model_name(stream), {}
             for number in numbers:
-                version = self._find_version(client, stream, number)
-                tags = {} if version is None else client.get_model_version(name, version).tags
-                if STANDING in tags:
-                    found[number] = str(tags[STANDING])
+                identity = self._find_version(client, stream, number)
+                version = None if identity is None else client.get_model_version(name, identity)
+                if version is not None and STANDING in version.tags:
+                    found[number] = version.description or ""  # written last
             return found
 
     # -- finding what a former attempt has left -----------------------------------------------------------------------

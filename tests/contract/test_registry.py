@@ -167,7 +167,7 @@ def test_standings_are_said_of_what_is_there_and_change(probe: Probe) -> None:
     registry = probe.registry
     registry.put_version(VERSION)
     assert registry.standings("flights", [1, 9]) == {}
-    for text in ("shadow", "canary 25%", "canary 25%"):
+    for text in ("shadow", "canary 25%: not worse", "canary 25%: not worse"):
         registry.put_standings("flights", {1: text, 9: "nowhere"})
         assert registry.standings("flights", [1, 9]) == {1: text}
 
@@ -192,6 +192,27 @@ def test_an_alias_on_a_version_that_is_not_there_changes_nothing(probe: Probe) -
     with pytest.raises(NotFound, match="no version 9"):
         probe.registry.put_aliases("flights", {"previous": 1, "champion": 9})
     assert probe.registry.aliases("flights") == {"champion": 1}
+
+
+def test_whoever_looks_at_the_model_in_mlflow_sees_who_serves_and_why(mlflow_probe: MlflowProbe) -> None:
+    for number in (1, 2, 3):
+        mlflow_probe.registry.put_version(replace(VERSION, number=number, digest=str(number) * 64))
+    said = {3: "canary 25%: not worse on 200 rows", 2: "champion, watched: passed: twice", 1: "served before"}
+    for _ in range(2):
+        mlflow_probe.registry.put_standings("flights", said)
+    client = mlflow_probe.client
+    assert client.get_registered_model("cls-flights").description.splitlines() == [
+        "- **version 2**: champion, watched: passed: twice",
+        "- **version 3**: canary 25%: not worse on 200 rows",
+        "- **version 1**: served before",
+    ]
+    found = {int(v.version): v for v in client.search_model_versions("name = 'cls-flights'")}
+    assert {number: version.description for number, version in found.items()} == said
+    assert {number: version.tags["cls.rollout"] for number, version in found.items()} == {
+        3: "canary 25%",
+        2: "champion, watched",
+        1: "served before",
+    }
 
 
 # -- MLflow alone ---------------------------------------------------------------------------------------------------------
@@ -448,7 +469,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, 9)
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.mark.slow
