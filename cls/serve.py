@@ -29,6 +29,7 @@ from cls.serving.follow import Follower
 from cls.serving.models import ModelCache
 from cls.serving.predict import predict_app
 from cls.serving.prediction_log import PredictionLog
+from cls.serving.stuck import Hung, Stuck
 from cls.serving.tally import Tally
 from cls.tasks import Task
 from storage.db import transaction
@@ -38,6 +39,9 @@ from storage.streams import sign_in
 
 FOLLOW_SECONDS = 0.1
 SWITCH_SECONDS = 0.0005  # for which a thread that writes the log, say, may keep the event loop from running; Python's own is ten times as long
+STUCK_SECONDS = (
+    30.0  # after which a champion that hangs ends the process: whoever supervises it starts another
+)
 START_SECONDS = 15.0  # for which the first champions are waited for, at most
 SIGN_SECONDS = 5.0
 TALLY_SECONDS = 1.0
@@ -59,6 +63,8 @@ def serve(config: Config, stop: threading.Event) -> None:
     ------
     Unavailable, Refused
         If the stores or the address cannot be opened.
+    Hung
+        If a champion hangs for long, or does so at the end: its thread ends with the process only.
     """
     torch.set_num_threads(1)
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -67,10 +73,11 @@ def serve(config: Config, stop: threading.Event) -> None:
         home.engine, home.artifacts, config.models, _VERSIONS_PER_STREAM * len(config.streams) + 1
     )
     tally, book, metrics = Tally(), TokenBook(home.engine), ServeMetrics(config.streams)
+    stuck = Stuck()
     follower = Follower(tuple(config.streams), home.engine, models, tally.error, config.serve)
     inbox = Inbox(home.engine, home.inbox)
     log = PredictionLog(inbox, {name: settings.columns for name, settings in config.streams.items()})
-    app = predict_app(config, follower, log, tally=tally, metrics=metrics, book=book)
+    app = predict_app(config, follower, log, tally=tally, metrics=metrics, book=book, stuck=stuck)
     server = HttpServer(app, config.http.serve, config.http, config.serve.body_seconds)
     scoring = ScoringProcess(config)
     process = f"serve@{socket.gethostname()}:{os.getpid()}"
@@ -97,7 +104,10 @@ def serve(config: Config, stop: threading.Event) -> None:
             task.start()
         scoring.start()
         _log.info("serve ready", streams=sorted(config.streams), http=config.http.serve)
-        stop.wait()
+        while not stop.wait(1.0):
+            stuck.check(STUCK_SECONDS)
+            if server.silent_seconds > STUCK_SECONDS:
+                raise Hung(f"a version has held up the event loop for {server.silent_seconds:.0f} s")
     finally:
         stop.set()
         server.stop()
@@ -111,6 +121,7 @@ def serve(config: Config, stop: threading.Event) -> None:
         inbox.close()
         home.sign_out(process)
     _log.info("serve stopped", predictions_not_logged=lost)
+    stuck.check(0.0)
 
 
 def _await_champions(follower: Follower, stop: threading.Event) -> None:

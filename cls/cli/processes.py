@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cls.cli.exits import say
+from cls.cli.exits import UNAVAILABLE, say
 from cls.cli.home import config_of, config_path
 
 
@@ -94,11 +94,16 @@ def serve(context: typer.Context) -> None:
     """Predict, and score what came without a prediction."""
     from cls.logging import configure
     from cls.serve import serve as run_serve
+    from cls.serving.stuck import Hung
 
     config = config_of(context)
     configure("serve")
     with stop_signals() as stop:
-        run_serve(config, stop)
+        try:
+            run_serve(config, stop)
+        except Hung as error:
+            say(f"cls: {error}")
+            os._exit(UNAVAILABLE)  # Python would wait for its thread for ever
 
 
 def ui(context: typer.Context) -> None:

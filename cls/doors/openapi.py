@@ -141,7 +141,7 @@ def _predict(name: str, stream: StreamConfig) -> Json:
     )
     answered["properties"]["version"] = {"type": "integer", "description": "of the champion"}
     answered["properties"]["not_logged"] = {"type": "string", "description": "why rows were not logged"}
-    responses = responses_of({200: answered}, *GUARDED, *BODY, 503)
+    responses = responses_of({200: answered}, *GUARDED, *BODY, 503, 504)
     responses["422"] = {
         "description": "fields are absent or not of their type: each with where it is, and what to send",
         "content": {"application/json": {"schema": UNREADABLE}},

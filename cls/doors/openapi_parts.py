@@ -24,8 +24,9 @@ _REASONS = {
     429: "too much at once; try again after `Retry-After` seconds",
     500: "a fault of the server",
     503: "not now; try again after `Retry-After` seconds",
+    504: "the version takes too long; try again after `Retry-After` seconds",
 }
-_RETRIED = (429, 503)
+_RETRIED = (429, 503, 504)
 GUARDED = (401, 403, 421, 429)  # what the guard may answer to anything
 BODY = (400, 408, 413, 415, 422)
 

@@ -96,6 +96,12 @@ class HttpServer:
         while not self._server.started and self._thread.is_alive():
             time.sleep(0.01)
 
+    @property
+    def silent_seconds(self) -> float:
+        """For how long its event loop has been held up: an application that hangs in it answers nobody."""
+        seen = self._server.seen
+        return 0.0 if seen is None else time.monotonic() - seen
+
     def stop(self) -> None:
         """Answer what is in flight, then stop."""
         self._server.should_exit = True
@@ -110,8 +116,10 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, request_seconds: float) -> None:
         super().__init__(config)
         self._request_seconds = request_seconds
+        self.seen: float | None = None  # monotonic time at which the event loop last came round
 
     async def on_tick(self, counter: int) -> bool:
+        self.seen = time.monotonic()
         if counter % _SWEEP_TICKS == 0:
             oldest = time.monotonic() - self._request_seconds
             for connection in list(self.server_state.connections):

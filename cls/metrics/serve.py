@@ -64,6 +64,12 @@ READ = (  # what is asked for at each scrape; role: champion or canary
         ("stream", "role", "runtime"),
     ),
     Measure("cls_serve_queue_rows", "gauge", "Rows that wait for a version.", ("stream",)),
+    Measure(
+        "cls_serve_stuck_seconds",
+        "gauge",
+        "Seconds that the champion has been at one batch, past its deadline; absent while it answers.",
+        ("stream",),
+    ),
     Measure("cls_serve_database_up", "gauge", "1 if the database answered when the rollouts were last read."),
     Measure("cls_serve_prediction_log_rows", "gauge", "Answered rows that wait to be written to the inbox."),
     Measure("cls_serve_prediction_log_lost_total", "counter", "Answered rows that the log had no room for."),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cls.columns.faults import FeatureError
 from cls.columns.features import FeatureReader
@@ -27,6 +27,7 @@ from detectors.columns import Column
 INLINE_SECONDS = 0.002  # a batch that is expected to take longer runs in a thread
 _GROWTH = 1.1  # by which one slow batch raises, at most, what the next one is expected to take
 _FAR_SECONDS = 5 * INLINE_SECONDS  # one that takes longer is believed at once
+_LOOKS = 8  # after a batch within the deadline; counted, so that a process that was held up itself does not blame its version
 _UNKNOWN_SECONDS = 1.0  # that a version's first batch is expected to take
 _log = get_logger(__name__)
 
@@ -38,7 +39,9 @@ class _Run:
     seat: Seat
     champion: Lane | None
     pieces: list[Piece]
-    given_up: bool = False  # its requests are answered by the champion
+    given_up: bool = False  # its requests are answered: by the champion, or that it takes too long
+    began: float = field(default_factory=time.monotonic)
+    looks: int = 0  # how often it was looked after
 
     @property
     def rows(self) -> int:
@@ -73,14 +76,19 @@ class Lane:
         self._row_seconds = 0.0  # of the last batch
 
     def refusal(self, rows: int) -> Problem | None:
-        """Return the answer to so many more rows if there is no room for them; where nothing waits there always is."""
+        """Return the answer to so many more rows if there is no room for them; where nothing waits there always is, unless it hangs."""
+        if self._hung is not None and self.champion is None:
+            return self._late(503)
         if not self.rows or self.rows + rows <= self._settings.queue_rows:
             return None
         text = f"{self.rows} rows wait for stream {self.seat.model.stream!r} already; send it again later"
         return Problem(429, text, retry_after=min(self.rows * self._row_seconds, 60.0), reason="queue")
 
     def put(self, part: Part) -> None:
-        """Queue rows; while a canary hangs they are its champion's."""
+        """Queue rows; while a canary hangs they are its champion's, and while the champion does they are refused."""
+        if self._hung is not None and self.champion is None:
+            part.answer(self._late(503))
+            return
         if self._hung is not None and self.champion is not None:
             self._pass_on([part], self.seat, self.champion)
             return
@@ -126,6 +134,9 @@ class Lane:
     def _ended(self, run: _Run, work: asyncio.Future[Computed]) -> None:
         if self._watching is not None:
             self._watching.cancel()
+        if self._hung is not None and run.champion is None:
+            _log.warning("version goes on", stream=run.seat.model.stream, version=run.seat.model.version)
+            self.let_go()
         self._hung = None
         if run.given_up:
             self._next()
@@ -224,10 +235,14 @@ class Lane:
     def _watch(self, run: _Run) -> None:
         """Look after what becomes late while a batch is under way."""
         since = min(piece.part.since for piece in run.pieces)
-        if run.champion is not None and not run.given_up and since < self._oldest():
-            self._give_up(run, run.champion)
+        if not run.given_up:
+            if run.champion is not None and since < self._oldest():
+                self._give_up(run, run.champion)
+            elif run.champion is None and run.looks > _LOOKS:
+                self._hang(run)
         self._drop_late()
-        pause = self._settings.deadline_ms / 1e3 / 8
+        run.looks += 1
+        pause = self._settings.deadline_ms / 1e3 / _LOOKS
         self._watching = asyncio.get_running_loop().call_later(pause, self._watch, run)
 
     def _give_up(self, run: _Run, champion: Lane) -> None:
@@ -242,6 +257,29 @@ class Lane:
             "version failed", stream=model.stream, version=model.version, role=run.seat.role, error=text
         )
         self._pass_on(parts, run.seat, champion)
+
+    def _hang(self, run: _Run) -> None:
+        """Answer a champion's batch that takes too long, and all that waits for it; nothing is taken until it ends."""
+        run.given_up, self._hung = True, run
+        parts = [piece.part for piece in run.pieces] + list(self._queue)
+        self._queue.clear()
+        self.rows = 0
+        model = run.seat.model
+        _log.error("version hangs", stream=model.stream, version=model.version, rows=run.rows)
+        self._shared.tally.error(*run.seat.arm)
+        self._shared.stuck.begin(model.stream, model.version, time.monotonic() - run.began)
+        for part in parts:
+            part.answer(self._late(504))
+
+    def let_go(self) -> None:
+        """Say no more that the champion hangs: it has ended its batch, or is the champion no more."""
+        if self._hung is not None and self._hung.champion is None:
+            self._shared.stuck.end(self.seat.model.stream)
+
+    def _late(self, status: int) -> Problem:
+        model = self.seat.model
+        text = f"version {model.version} of stream {model.stream!r} takes longer than {self._settings.deadline_ms:g} ms"
+        return Problem(status, f"{text}; send it again later", retry_after=1.0, reason="deadline")
 
     def _pass_on(self, parts: list[Part], seat: Seat, champion: Lane) -> None:
         self._shared.tally.error(*seat.arm)

@@ -44,11 +44,13 @@ class Lanes:
     def follow(self, route: Route) -> tuple[Lane, Lane | None]:
         """Return the lanes of the champion and of the canary, if there is one."""
         if route is not self._route or self.champion is None:
-            before, self._kept = self._kept, {}
+            before, self._kept, last = self._kept, {}, self.champion
             self.champion = self._lane(route, route.champion, None, before)
             self.canary = None
             if route.challenger is not None:
                 self.canary = self._lane(route, route.challenger, self.champion, before)
+            if last is not None and last is not self.champion:
+                last.let_go()
             self._route = route
         return self.champion, self.canary
 

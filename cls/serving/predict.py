@@ -49,6 +49,7 @@ from cls.serving.follow import Follower, Route
 from cls.serving.lanes import Lanes, canary_rows
 from cls.serving.parts import Part, RowsOf, Unreadable
 from cls.serving.settle import Log, Shared
+from cls.serving.stuck import Stuck
 from cls.serving.tally import Tally
 
 INLINE_ROWS = 1000
@@ -64,6 +65,7 @@ def predict_app(
     tally: Tally | None = None,
     metrics: ServeMetrics | None = None,
     book: TokenBook | None = None,
+    stuck: Stuck | None = None,
 ) -> ASGIApp:
     """Return the application of `cls serve`.
 
@@ -81,9 +83,12 @@ def predict_app(
         Counts requests and batches, for those who watch.
     book
         Knows the tokens.
+    stuck
+        Told of champions that hang.
     """
     metrics = metrics or ServeMetrics(config.streams)
-    door = _Predictions(config, follower, Shared(config.serve, log, tally or Tally(), metrics), metrics)
+    shared = Shared(config.serve, log, tally or Tally(), metrics, Stuck() if stuck is None else stuck)
+    door = _Predictions(config, follower, shared, metrics)
     middleware = guard(config, config.http.serve, book)
     guarded: ASGIApp = middleware.cls(door, *middleware.args, **middleware.kwargs)
     return guarded
@@ -102,6 +107,7 @@ class _Predictions:
         self._schemas = {name: settings.columns for name, settings in config.streams.items()}
         self._lanes = {name: Lanes(schema, shared) for name, schema in self._schemas.items()}
         self._paths = {f"/v1/streams/{name}/predict": name for name in config.streams}
+        metrics.reads("cls_serve_stuck_seconds", lambda: {(n,): s for n, s in shared.stuck.seconds().items()})
         metrics.reads("cls_serve_queue_rows", lambda: {(n,): lanes.rows for n, lanes in self._lanes.items()})
         self._rest = http_app(
             [
@@ -131,7 +137,7 @@ class _Predictions:
             status, body = problem.status, orjson.dumps(problem.body)
             if problem.retry_after is not None:
                 headers.append((b"retry-after", problem.retry_after_seconds.encode()))
-            if status in (429, 503):
+            if status in (429, 503, 504):
                 self._metrics.shed(name, str(problem.details.get("reason", "other")))
         except Exception as error:  # noqa: BLE001 - whatever it was: no traceback leaves the house
             _log.error("request failed", stream=name, error=str(error), exc_info=error)
@@ -256,8 +262,14 @@ class _Predictions:
         return answer(200, {"status": "ok"})
 
     async def _ready(self, request: Request) -> Response:
-        ready = self._follower.ready
+        for name, lanes in self._lanes.items():
+            if (route := self._follower.route(name)) is not None:
+                lanes.follow(route)  # another champion may have taken over from one that hangs
+        stuck = self._shared.stuck.seconds()
+        ready = self._follower.ready and not stuck
         state = {} if request.scope.get(STRANGER) else self._follower.state()
+        for name in stuck.keys() & state.keys():
+            state[name]["stuck_seconds"] = round(stuck[name], 1)
         return answer(200 if ready else 503, {"ready": ready, "streams": state})
 
     async def _streams(self, _request: Request) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from cls.serving.batch import Computed, Piece
 from cls.serving.models import LoadedModel
 from cls.serving.parts import Floats, Part, Predicted
 from cls.serving.prediction_log import Answered
+from cls.serving.stuck import Stuck
 from cls.serving.tally import Arm, Tally
 
 _log = get_logger(__name__)
@@ -51,6 +52,7 @@ class Shared:
     log: Log
     tally: Tally
     meter: Meter
+    stuck: Stuck = field(default_factory=Stuck)
 
 
 class Seat:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import httpx
 import numpy as np
 import orjson
 import pytest
@@ -21,6 +22,7 @@ from cls.serving.parts import path_of
 from cls.serving.predict import predict_app
 from cls.serving.prediction_log import Answered
 from cls.serving.routing import in_canary
+from cls.serving.stuck import Hung, Stuck
 from cls.serving.tally import Tally
 from detectors.columns import Columns, rows_of
 from learners.schema import Schema
@@ -65,10 +67,15 @@ class World:
         self.offered: list[Answered] = []
         self.tally = Tally()
         follower: Any = self
-        self.app = predict_app(config, follower, self, tally=self.tally, metrics=ServeMetrics(["s"]))
+        self.stuck, self.ready = Stuck(), True
+        metrics = ServeMetrics(["s"])
+        self.app = predict_app(config, follower, self, tally=self.tally, metrics=metrics, stuck=self.stuck)
 
     def route(self, _stream: str) -> Any:
         return self.found
+
+    def state(self) -> dict[str, Any]:
+        return {"s": {"serving": self.found.champion.version}}
 
     def offer(self, _stream: str, rows: Answered) -> bool:
         self.offered.append(rows)
@@ -199,7 +206,7 @@ def test_a_large_request_goes_in_pieces_and_lets_a_small_one_pass() -> None:
 
 
 def test_a_full_queue_is_refused_and_what_waits_too_long_is_not_predicted() -> None:
-    world = World(Fake(1, during=lambda _: time.sleep(1.0)), batch_rows=1, queue_rows=3, deadline_ms=400)
+    world = World(Fake(1, during=lambda _: time.sleep(0.7)), batch_rows=1, queue_rows=3, deadline_ms=1000)
 
     async def later(i: int) -> Answer:
         await asyncio.sleep(0.02 * i)
@@ -208,7 +215,7 @@ def test_a_full_queue_is_refused_and_what_waits_too_long_is_not_predicted() -> N
     answers = together(*(later(i) for i in range(8)))
     statuses = [status for status, _, _ in answers]
     assert statuses[0] == 200
-    assert statuses[1:4] == [503] * 3
+    assert statuses[1:4] == [200, 503, 503]
     assert 429 in statuses[4:]
     assert all(int(headers["retry-after"]) >= 1 for status, headers, _ in answers if status != 200)
 
@@ -261,7 +268,7 @@ def test_with_a_delay_rows_wait_for_each_other_and_a_full_batch_waits_no_longer(
     together(*(later(i) for i in range(4)))
     assert fake.batches == [4]
     assert time.monotonic() - began >= 0.49
-    world = World(fake, batch_delay_ms=30_000, batch_rows=8)
+    world = World(fake, batch_delay_ms=1000, batch_rows=8)
     began = time.monotonic()
     together(*(world.ask(row(i)) for i in range(8)))
     assert fake.batches == [4, 8]
@@ -400,6 +407,47 @@ def test_a_canary_that_hangs_costs_nobody_an_answer_and_is_counted() -> None:
     answers = asyncio.run(run())
     assert {(a[0], a[2]["predictions"][0]["version"]) for a in answers} == {(200, 1)}
     assert world.served(2).errors > 3
+
+
+def test_a_champion_that_hangs_answers_by_its_deadline_takes_nothing_more_and_says_so_until_it_ends() -> None:
+    go = threading.Event()
+    world = World(Fake(1, during=lambda _: go.wait(20)), deadline_ms=200)
+
+    async def get(path: str) -> tuple[int, Any]:
+        transport = httpx.ASGITransport(world.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            answer = await client.get(path)
+        return answer.status_code, answer.json()
+
+    async def run() -> None:
+        first, second = asyncio.ensure_future(world.ask(row(1))), asyncio.ensure_future(later())
+        status, headers, body = await asyncio.wait_for(first, 5)
+        assert (status, headers["retry-after"]) == (504, "1")
+        assert "version 1 of stream 's' takes longer than 200 ms" in body["error"]
+        assert (await asyncio.wait_for(second, 5))[0] in (503, 504)  # it waited
+        many = await asyncio.wait_for(asyncio.gather(*(world.ask(row(i)) for i in range(50))), 5)
+        assert {answer[0] for answer in many} == {503}
+        assert (await get("/healthz"))[0] == 200
+        status, body = await get("/readyz")
+        assert (status, body["ready"], body["streams"]["s"]["stuck_seconds"] > 0) == (503, False, True)
+        with pytest.raises(Hung, match="version 1 of stream 's' has hung"):
+            world.stuck.check(0.0)
+        world.stuck.check(60.0)
+        hung, world.found = world.found, Route(Fake(2), rollout=8)  # type: ignore[arg-type]  # rolled back
+        assert (await world.ask(row(1)))[0] == 200
+        assert (await get("/readyz"))[0] == 200
+        world.found = hung
+        go.set()
+        while (await world.ask(row(1)))[0] != 200:
+            await asyncio.sleep(0.01)
+        assert (await get("/readyz"))[0] == 200
+
+    async def later() -> Answer:
+        await asyncio.sleep(0.1)
+        return await world.ask(row(2))
+
+    asyncio.run(run())
+    assert world.served(1).errors == 1
 
 
 def test_a_canary_that_turns_slow_blocks_the_loop_but_once() -> None:
