@@ -109,12 +109,12 @@ class SqlOutbox:
         serving = None if now is None else now.version
         standing: dict[int, str] = {}
         for row in rollouts:  # the newest of a version counts
-            standing.setdefault(row.version, _said(_standing(rollout_of(row), serving), row.reason))
+            state = _standing(rollout_of(row), serving)
+            standing.setdefault(row.version, f"{state}: {row.reason}" if row.reason else state)
         for row in reversed(
             promotions
         ):  # some were promoted without a rollout: the first, and what operators chose
-            state = "champion" if row.version == serving else "served before"
-            standing.setdefault(row.version, _said(state, row.reason))
+            standing.setdefault(row.version, "champion" if row.version == serving else "served before")
         return standing
 
     def streams(self) -> list[str]:
@@ -132,10 +132,6 @@ class SqlOutbox:
                 return False
             messages.post(connection, stream, "aliases", {})
             return True
-
-
-def _said(state: str, reason: str) -> str:
-    return f"{state}: {reason}" if reason else state
 
 
 def _standing(rollout: Rollout, serving: int | None) -> str:
