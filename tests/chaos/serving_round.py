@@ -47,6 +47,7 @@ FAULTS = (
 )
 VARIANTS = 4  # versions beside the first
 CLIENTS = 2
+WORKER = {"lease_seconds": 15.0, "heartbeat_seconds": 1.0}  # no lease is to end by itself on a busy machine
 UNLOGGED_SECONDS = (
     3.0  # before a kill: rows may still be on their way to the disk, or wait for a database that was away
 )
@@ -177,7 +178,8 @@ def with_registry(
     """Hold a whole system and the registry that it reports to, which is there."""
     address = free_address()
     registry = Registry(folder / "mlflow", address)
-    system = System(folder / "run", database_url, changes, top={"mlflow_uri": f"http://{address}"})
+    top = {"mlflow_uri": f"http://{address}"}
+    system = System(folder / "run", database_url, changes, WORKER, top)
     registry.come()
     try:
         with running(system):

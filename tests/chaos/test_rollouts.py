@@ -104,6 +104,8 @@ def _post(url: str, body: dict[str, Any]) -> dict[str, Any] | None:
         answer = httpx.post(url, json=body, timeout=10.0)
     except httpx.TransportError:
         return None
+    if answer.status_code == 503:  # just restarted, on a busy machine: its champion is being loaded
+        return None
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
