@@ -14,7 +14,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from benchmarks.report import RESULTS, write_results
-from benchmarks.rollouts_figures import draw, figures, text
+from benchmarks.rollouts_figures import TARGET_TURNS, draw, figures, text
+from benchmarks.rollouts_order import in_turns, truth, two_sided
 from benchmarks.rollouts_run import HORIZON, LOOK_ROWS, Fault, Simulation, Traffic
 from benchmarks.rollouts_versions import Contest, contests
 from cls.config import RolloutConfig
 from detectors.anytime import Paired, excess
+from detectors.dependence import Dependence
 
 DATA = {"bike_sharing": "regression", "elec2": "classification"}
 LEVELS = (0.05, 0.1, 0.3)
@@ -43,6 +45,7 @@ FAULTS = (
     Fault("half a scale off, or half of the answers the first class", shift=0.5),
 )
 T_LEVELS = (0.05, 0.01)
+TURNS = {f"turns of {block} rows": block for block in (25, 50, 100)}
 MORE_ROWS = {"shadow_rows": 2000, "step_rows": 2000, "watch_rows": 10_000}
 Rows = NDArray[np.int64]
 
@@ -51,7 +54,7 @@ Rows = NDArray[np.int64]
 class Case:
     """Many rollouts of one contest."""
 
-    kind: str  # labels | in order | guardrails | guardrails, more rows
+    kind: str  # labels | in order | turns of N rows | guardrails | guardrails, more rows
     contest: Contest
     fault: Fault
     runs: int
@@ -73,7 +76,7 @@ def in_order(random: np.random.Generator, pool: int, rows: int) -> Iterator[Rows
 
 def settings_of(kind: str) -> RolloutConfig:
     """Return the settings that a kind of rollouts runs with."""
-    more: dict[str, Any] = {} if kind in ("labels", "in order") else {"evidence": "guardrails"}
+    more: dict[str, Any] = {"evidence": "guardrails"} if kind.startswith("guardrails") else {}
     if kind.endswith("more rows"):
         more |= MORE_ROWS
     return RolloutConfig.model_validate(more)
@@ -86,12 +89,13 @@ def measure(case: Case, seed: int) -> dict[str, Any]:
     scale = 10 if case.kind.endswith("more rows") else 1
     ended, called = [], []
     for _ in range(case.runs):
-        draw_looks = in_order if case.kind == "in order" else at_random
-        looks = draw_looks(random, len(case.contest.mine_N), scale * LOOK_ROWS)
+        looks = _looks(case, random, scale * LOOK_ROWS)
         seen: list[Rows] = []
         done = Simulation(traffic, settings, scale * HORIZON).run(_kept(looks, seen))
         ended.append(asdict(done))
-        if settings.evidence == "labels":
+        if case.kind == "in order" and done.outcome == "worse":
+            ended[-1] |= truth(case.contest, np.concatenate(seen)[-done.compared :])
+        if case.kind == "labels" or case.kind in TURNS:
             while len(seen) * LOOK_ROWS < HORIZON:
                 seen.append(next(looks))
             called.append(first_calls(case.contest, np.concatenate(seen)[:HORIZON]))
@@ -105,6 +109,13 @@ def measure(case: Case, seed: int) -> dict[str, Any]:
     }
 
 
+def _looks(case: Case, random: np.random.Generator, rows: int) -> Iterator[Rows]:
+    pool = len(case.contest.mine_N)
+    if case.kind in TURNS:
+        return in_turns(random, pool, rows, TURNS[case.kind])
+    return in_order(random, pool, rows) if case.kind == "in order" else at_random(random, pool, rows)
+
+
 def _kept(looks: Iterator[Rows], seen: list[Rows]) -> Iterator[Rows]:
     for drawn in looks:
         seen.append(drawn)
@@ -112,15 +123,23 @@ def _kept(looks: Iterator[Rows], seen: list[Rows]) -> Iterator[Rows]:
 
 
 def first_calls(contest: Contest, rows: Rows) -> dict[str, int | None]:
-    """Return at how many rows one-sided tests at every look first say worse: paired t-tests by their level, and our bound at 1%."""
+    """Return at how many rows one-sided tests at every look first say worse: paired t-tests by their level, and our bound at 1%.
+
+    `blind` is the same bound if it took rows for independent of each other.
+    """
     difference = contest.loss_mine_N[rows] - contest.loss_theirs_N[rows]
     n = np.arange(LOOK_ROWS, len(rows) + 1, LOOK_ROWS)
     total, squares = np.cumsum(difference)[n - 1], np.cumsum(difference**2)[n - 1]
     deviation = np.sqrt(np.maximum(squares - total**2 / n, 1e-300) / (n - 1))
     p_value = student.sf(total / np.sqrt(n) / deviation, n - 1)
     said = {f"t-test {level:g}": p_value < level for level in T_LEVELS}
-    sums = zip(n.tolist(), total.tolist(), squares.tolist(), strict=True)
-    said["bound 0.01"] = np.array([excess(Paired(*one), 0.01) > 0 for one in sums])
+    sums = [Paired(*one) for one in zip(n.tolist(), total.tolist(), squares.tolist(), strict=True)]
+    said["blind 0.01"] = np.array([excess(one, 0.01) > 0 for one in sums])
+    kept = Dependence()
+    said["bound 0.01"] = np.zeros(len(n), bool)
+    for i, (one, part) in enumerate(zip(sums, np.split(difference, n)[: len(n)], strict=True)):
+        kept = kept.add(part)
+        said["bound 0.01"][i] = excess(replace(one, dependence=kept.factor), 0.01) > 0
     found = {name: np.flatnonzero(worse) for name, worse in said.items()}
     return {name: int(n[first[0]]) if len(first) else None for name, first in found.items()}
 
@@ -132,6 +151,9 @@ def cases(directory: Path, name: str, runs: int, seed: int) -> list[Case]:
     few = max(runs // 4, 50)
     found = [Case("labels", one, Fault(), -(-runs // EQUALS) if one in equal else few) for one in made]
     found += [Case("in order", one, Fault(), -(-runs // EQUALS)) for one in equal]
+    for kind in TURNS:
+        often = -(-runs // EQUALS) if kind == TARGET_TURNS else few
+        found += [Case(kind, two_sided(one), Fault(), often) for one in equal]
     for kind in ("guardrails", "guardrails, more rows"):
         for fault in FAULTS:
             if fault.shift and kind != "guardrails":

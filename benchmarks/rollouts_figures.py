@@ -13,6 +13,7 @@ from benchmarks.report import Figure
 
 Found = Mapping[str, Sequence[Mapping[str, Any]]]  # by data set: `benchmarks.rollouts.measure`
 BUDGET = 0.01
+TARGET_TURNS = "turns of 50 rows"
 TESTS = ("t-test 0.05", "t-test 0.01", "bound 0.01")
 COLOURS = {"equal": "#888888", "5% worse": "#35b779", "10% worse": "#31688e", "30% worse": "#440154"}
 
