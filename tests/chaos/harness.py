@@ -92,7 +92,7 @@ TABLES: dict[str, dict[str, Any]] = {
 Changes = Mapping[str, Mapping[str, Any]]
 
 
-def eventually(found: Callable[[], Any], seconds: float = 60.0, what: str = "it") -> Any:
+def eventually(found: Callable[[], Any], seconds: float = 120.0, what: str = "it") -> Any:
     """Wait until `found` returns something true, and return that."""
     end = time.monotonic() + seconds
     while not (value := found()):
@@ -314,7 +314,7 @@ class System:
             self.feeder.send(kind, table)
             self.settle()
 
-    def settle(self, seconds: float = 90.0) -> Json:
+    def settle(self, seconds: float = 180.0) -> Json:
         """Wait until the stream is quiet."""
         return dict(eventually(self._quiet, seconds, "the stream to come to rest"))
 

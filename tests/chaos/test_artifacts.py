@@ -23,7 +23,7 @@ def answers(system: System) -> bool:
 
 @pytest.mark.chaos
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_flipped_byte_in_a_new_champion(tmp_path: Path, sqlite_url: str, feed: Feed) -> None:
     system = System(tmp_path / "run", sqlite_url)
     rest = iter(feed.batches)

@@ -41,7 +41,7 @@ class Server:
 
 @pytest.mark.chaos
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
 def test_a_database_that_goes_away_changes_nothing(
     tmp_path: Path, database_url: str, feed: Feed, undisturbed: dict[str, Any]

@@ -69,7 +69,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.mark.chaos
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_full_disk_loses_nothing(
     disk: Disk, sqlite_template: str, feed: Feed, undisturbed: dict[str, Any]
 ) -> None:

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 KILLS = ["daemon"] * 4 + ["worker-0"] * 3 + ["serve"] * 2 + ["reporter"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_ten_kills_change_nothing(
     tmp_path: Path, database_url: str, feed: Feed, undisturbed: dict[str, Any]
 ) -> None:

@@ -46,7 +46,7 @@ def mlflow_server(folder: Path, address: str) -> Iterator[httpx.Client]:
 
 @pytest.mark.chaos
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_what_happened_while_the_registry_was_away_is_delivered(
     tmp_path: Path, sqlite_url: str, feed: Feed
 ) -> None:

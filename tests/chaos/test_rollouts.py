@@ -135,7 +135,7 @@ def system(tmp_path: Path, sqlite_url: str) -> Iterator[System]:
         yield found
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_rollout_survives_the_death_of_daemon_and_predictor_in_each_of_its_states(system: System) -> None:
     users = Users(system)
     begun = users.bootstrap()

@@ -38,7 +38,7 @@ from tests.chaos.serving import (
 )
 from tests.chaos.test_database_away import Server
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 OUTAGE_SECONDS = 2.0
 
 

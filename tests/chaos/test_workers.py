@@ -43,7 +43,7 @@ def numbers(system: System) -> list[tuple[int, int]]:
 
 @pytest.mark.chaos
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_worker_stopped_past_its_lease_cannot_publish(tmp_path: Path, sqlite_url: str, feed: Feed) -> None:
     system = System(tmp_path / "run", sqlite_url, LONG, {"slots": 2})
     with running(system, "daemon", "worker-0", "worker-1"):
@@ -70,7 +70,7 @@ def test_a_worker_stopped_past_its_lease_cannot_publish(tmp_path: Path, sqlite_u
 
 @pytest.mark.chaos
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
 def test_a_killed_training_resumes_and_ends_with_the_same_weights(
     tmp_path: Path, sqlite_url: str, feed: Feed, damaged: bool
@@ -114,7 +114,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights(
 
 @pytest.mark.chaos
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_job_that_kills_its_workers_becomes_dead_and_the_stream_goes_on(
     tmp_path: Path, sqlite_url: str, feed: Feed
 ) -> None:

@@ -108,7 +108,7 @@ def another(model: Model, by: float = 0.5) -> Model:
     return model
 
 
-def until(true: Callable[[], Any], seconds: float = 20.0) -> None:
+def until(true: Callable[[], Any], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -142,7 +142,7 @@ def test_the_alias_is_followed_while_others_predict_and_none_of_them_fails(store
         until(lambda: model.version == 1)
         stop.set()
         for asker in askers:
-            asker.join(10)
+            asker.join(60)
         for answer in seen:
             assert any(np.allclose(answer, wanted, rtol=1e-4) for wanted in expected.values())
 

@@ -100,7 +100,7 @@ class House:
             yield log
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(60)
 
 
 def free_port() -> int:
@@ -108,7 +108,7 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def eventually(found: Callable[[], Any], seconds: float = 20.0) -> None:
+def eventually(found: Callable[[], Any], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < end, f"waited {seconds:.0f} s"

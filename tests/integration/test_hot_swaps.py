@@ -64,7 +64,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         yield Served(home, address, tmp_path)
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not come to pass"

@@ -45,7 +45,7 @@ def serving(seconds: float = 30.0) -> Iterator[int]:
 
 def answer(port: int, *parts: bytes, bytes_at_most: int = 1 << 20) -> bytes:
     """Send parts, the last one again and again, until the server hangs up; returns what it said."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         sent, said = 0, b""
         try:
             client.sendall(b"".join(parts[:-1]))
@@ -87,7 +87,7 @@ def test_trailers_are_refused() -> None:
 
 
 def test_a_body_in_many_small_chunks_is_taken() -> None:
-    with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.sendall(CHUNKED)
         for _ in range(15_000):  # sizes alone are more than a header may have
@@ -98,7 +98,7 @@ def test_a_body_in_many_small_chunks_is_taken() -> None:
 
 
 def test_nobody_chooses_the_address_that_he_comes_from() -> None:
-    with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n")
         assert client.recv(4096).endswith(b"127.0.0.1")
 
@@ -112,8 +112,8 @@ def test_a_late_request_is_not_answered_before_an_earlier_one() -> None:
 def test_idle_connections_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cls.doors.server, "most_connections", lambda: 20)
     with serving() as port:
-        clients = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(60)]
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        clients = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(60)]
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             assert client.recv(4096).startswith(b"HTTP/1.1 200")
         for one in clients:
@@ -121,7 +121,7 @@ def test_idle_connections_leave_room_for_others(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_empty_line_does_not_keep_a_connection_for_ever() -> None:
-    with serving(1.0) as port, socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with serving(1.0) as port, socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
         client.sendall(b"\r\n")

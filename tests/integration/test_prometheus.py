@@ -229,7 +229,7 @@ class Prometheus:
             [*command, f"--web.listen-address={address}"], stdout=log, stderr=log
         )
         log.close()
-        self._client = httpx.Client(base_url=f"http://{address}/api/v1", timeout=10.0)
+        self._client = httpx.Client(base_url=f"http://{address}/api/v1", timeout=60)
 
     def get(self, path: str, **parameters: str) -> Any:
         """Return the data of an answer of its API; None while it does not answer."""
@@ -250,7 +250,7 @@ class Prometheus:
         """End it."""
         self._client.close()
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(60)
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def test_a_prometheus_sees_the_whole_loop(system: System, prometheus: Prometheus
     ingest, serve = (f"http://{address}" for address in (system.config.http.ingest, system.config.http.serve))
     assert httpx.get(f"{ingest}/metrics").status_code == httpx.get(f"{serve}/metrics").status_code == 401
     for door in (ingest, serve):  # a new token is known within seconds
-        eventually(lambda door=door: httpx.get(f"{door}/metrics", headers=headers).status_code == 200, 30)  # type: ignore[misc]
+        eventually(lambda door=door: httpx.get(f"{door}/metrics", headers=headers).status_code == 200, 60)  # type: ignore[misc]
     assert httpx.get(f"{ingest}/readyz").json() == {"ready": True, "reasons": []}
     rows = [{"id": f"e{i}", "at": "2020-01-01T00:00:00Z", "a": 1.0 * i, "y": 2.0} for i in range(120)]
     bad = [{"id": "e", "at": "never", "a": 1.0}]
@@ -280,7 +280,7 @@ def test_a_prometheus_sees_the_whole_loop(system: System, prometheus: Prometheus
     assert httpx.post(f"{serve}/v1/streams/none/predict", json=rows, headers=headers).status_code == 404
 
     up = {("cls-daemon",): 1.0, ("cls-serve",): 1.0}
-    eventually(lambda: prometheus.values("up", "job") == up, 30, "both targets to be up")
+    eventually(lambda: prometheus.values("up", "job") == up, 60, "both targets to be up")
     eventually(
         lambda: prometheus.values("cls_events_total", "stream") == {(name,): 120.0 for name in STREAMS},
         30,
@@ -288,7 +288,7 @@ def test_a_prometheus_sees_the_whole_loop(system: System, prometheus: Prometheus
     )
     refused = {("cls_serve_requests_total", name): 1.0 for name in STREAMS}
     query = 'cls_serve_requests_total{status="503"} > 0'
-    eventually(lambda: prometheus.values(query, "__name__", "stream") == refused, 30, "the refusals")
+    eventually(lambda: prometheus.values(query, "__name__", "stream") == refused, 60, "the refusals")
     assert prometheus.values('cls_serve_requests_total{status="404"}', "stream") == {("",): 1.0}
     dead = prometheus.values('cls_dead_letters_total{kind="events"}', "stream")
     assert dead == {(name,): 1.0 for name in STREAMS}

@@ -75,7 +75,7 @@ def config_of(home: Path, **settings: Any) -> Config:
     return Config.model_validate(document, by_alias=True, by_name=False)
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, "it did not come to pass"
@@ -92,11 +92,11 @@ def serving(config: Config) -> Iterator[tuple[httpx.Client, Callable[[], None]]]
 
     def end() -> None:
         stop.set()
-        thread.join(30.0)
+        thread.join(60)
         assert not thread.is_alive()
 
     try:
-        with httpx.Client(base_url=f"http://{config.http.serve}", timeout=10.0) as client:
+        with httpx.Client(base_url=f"http://{config.http.serve}", timeout=60) as client:
             eventually(lambda: answers(client) or not thread.is_alive())
             yield client, end
     finally:
@@ -227,7 +227,7 @@ def test_clients_that_dawdle_are_answered_408_and_headers_without_end_431() -> N
     host, _, port = address.rpartition(":")
 
     def said(*pieces: bytes, pause: float = 0.0) -> bytes:
-        with socket.create_connection((host, int(port)), timeout=10.0) as client:
+        with socket.create_connection((host, int(port)), timeout=60) as client:
             for piece in pieces:
                 client.sendall(piece)
                 time.sleep(pause)

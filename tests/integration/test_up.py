@@ -167,7 +167,7 @@ def test_a_killed_roof_takes_everything_with_it(roof: Callable[..., Roof]) -> No
     until(lambda: "Uvicorn running" in up.log("mlflow") or "Application startup complete" in up.log("mlflow"))
     up.stop(signal.SIGKILL)
     assert len(up.seen) >= 4
-    until(lambda: up.remaining() == [], 20.0)
+    until(lambda: up.remaining() == [], 60)
 
 
 @pytest.mark.slow

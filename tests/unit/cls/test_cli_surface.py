@@ -173,5 +173,5 @@ def test_a_pipe_that_closes_early_is_no_fault(arguments: list[str], tmp_path: An
     assert process.stderr is not None
     errors = process.stderr.read()
     process.stderr.close()
-    process.wait(10)
+    process.wait(60)
     assert b"Traceback" not in errors

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cls.cli.processes import stop_signals
 from cls.errors import Refused
 from cls.supervise import Child, Patience, Program, supervise
 
@@ -22,7 +23,7 @@ def program(name: str, code: str, *, needed: bool = True) -> Program:
     return Program(name, (sys.executable, "-I", "-S", "-c", code), needed=needed)
 
 
-def until(found: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(found: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < end, "waited too long"
@@ -147,5 +148,31 @@ def test_a_stop_signal_sets_the_event_and_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stop_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.wait(5)
+        assert stop.wait(60)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_whoever_is_in_a_hurry_waits_for_no_child(tmp_path: Path) -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    programs = [program(name, deaf + note_pid(tmp_path, name) + "time.sleep(60)") for name in "ab"]
+    stop, hurry = stopper(lambda: len(pids(tmp_path)) == 2), threading.Event()
+
+    def second() -> None:
+        stop.wait()
+        time.sleep(0.1)
+        hurry.set()
+
+    threading.Thread(target=second, daemon=True).start()
+    patient = Patience(grace_seconds=300.0)
+    supervise(programs, tmp_path / "logs", stop, lambda _: None, patient, hurry)
+    assert not any(map(psutil.pid_exists, pids(tmp_path)))
+
+
+def test_the_second_signal_is_a_hurry() -> None:
+    hurry = threading.Event()
+    with stop_signals(hurry) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(20.0)
+        assert not hurry.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert hurry.wait(20.0)

@@ -161,13 +161,13 @@ def test_unfinished_names_are_never_taken_and_unknown_ones_are_a_fault(tmp_path:
 
 def test_a_file_is_taken_only_once_it_rests(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "csv", [1])
-    growing = FileSource(tmp_path, settle_seconds=0.15)
+    later = [0.0]
+    growing = FileSource(tmp_path, settle_seconds=300, wall_seconds=lambda: time.time() + later[0])
     assert growing.read("") is None
     with path.open("a") as file:
         file.write("2\n")
-    time.sleep(0.1)
     assert growing.read("") is None
-    time.sleep(0.2)
+    later[0] = 301
     assert len(rows(drain(growing))) == 2
 
 

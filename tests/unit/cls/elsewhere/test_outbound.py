@@ -8,6 +8,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -36,6 +37,8 @@ OUTSIDE = [
     "::ffff:1.1.1.1",
     "64:ff9b::1.1.1.1",
 ]
+
+PATIENCE = 60.0  # seconds for what takes milliseconds on a machine that has nothing else to do
 
 
 @pytest.fixture
@@ -106,7 +109,7 @@ def test_of_several_addresses_only_those_outside_are_called(receiver: Receiver) 
         ]
 
     with pytest.raises(OutboundError, match="allow_private"):
-        post("http://mixed.test/", b"{}", {}, timeout=1, resolve=mixed)
+        post("http://mixed.test/", b"{}", {}, timeout=PATIENCE, resolve=mixed)
     assert receiver.received == []
 
 
@@ -115,7 +118,7 @@ def test_proxies_of_the_environment_are_not_asked(
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert post(receiver.url, b"{}", {}, timeout=2, allow_private=True).status == 204
+    assert post(receiver.url, b"{}", {}, timeout=PATIENCE, allow_private=True).status == 204
 
 
 def test_a_name_is_sent_as_the_host(receiver: Receiver) -> None:
@@ -124,7 +127,7 @@ def test_a_name_is_sent_as_the_host(receiver: Receiver) -> None:
     def here(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
-    post(f"http://Bücher.example:{port}/a", b"{}", {}, timeout=2, allow_private=True, resolve=here)
+    post(f"http://Bücher.example:{port}/a", b"{}", {}, timeout=PATIENCE, allow_private=True, resolve=here)
     assert receiver.received[0].headers["host"] == f"xn--bcher-kva.example:{port}"
 
 
@@ -142,7 +145,7 @@ def test_an_answer_that_drips_ends_at_the_deadline(receiver: Receiver) -> None:
     began = time.monotonic()
     with pytest.raises(OutboundError, match="no answer within"):
         post(receiver.url, b"{}", {}, timeout=0.7, allow_private=True)
-    assert 0.5 < time.monotonic() - began < 2
+    assert 0.5 < time.monotonic() - began < 30  # the drops would take five minutes
 
 
 def test_an_answer_without_an_end_is_not_read_to_its_end(receiver: Receiver) -> None:
@@ -157,9 +160,9 @@ def test_an_answer_without_an_end_is_not_read_to_its_end(receiver: Receiver) -> 
             pass
 
     receiver.write = endless
-    answer = post(receiver.url, b"{}", {}, timeout=5, allow_private=True)
+    answer = post(receiver.url, b"{}", {}, timeout=PATIENCE, allow_private=True)
     assert answer.status == 200
-    assert answer.seconds < 2
+    assert answer.seconds < PATIENCE
     assert sent[0] < ANSWER_BYTES + (32 << 20)  # the kernel's buffers
 
 
@@ -191,13 +194,13 @@ def test_a_name_that_resolves_slowly_ends_at_the_deadline() -> None:
     free = Event()
 
     def slow(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
-        free.wait(20)
+        free.wait(PATIENCE)
         return []
 
     began = time.monotonic()
     with pytest.raises(OutboundError, match="no answer within"):
         post("http://slow.test/", b"{}", {}, timeout=0.3, resolve=slow)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < PATIENCE / 2
     free.set()
 
 
@@ -212,7 +215,7 @@ def test_headers_without_an_end_are_refused(receiver: Receiver) -> None:
 
     receiver.write = endless
     with pytest.raises(OutboundError):
-        post(receiver.url, b"{}", {}, timeout=5, allow_private=True)
+        post(receiver.url, b"{}", {}, timeout=PATIENCE, allow_private=True)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +230,7 @@ def test_headers_without_an_end_are_refused(receiver: Receiver) -> None:
 )
 def test_what_cannot_be_reached_is_one_error(url: str) -> None:
     with pytest.raises(OutboundError):
-        post(url, b"{}", {}, timeout=5, allow_private=True)
+        post(url, b"{}", {}, timeout=PATIENCE, allow_private=True)
 
 
 def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
@@ -270,17 +273,15 @@ def test_tls_is_checked_by_the_name_though_the_address_was_chosen_before(
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate, key)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(10)
+        listener.settimeout(PATIENCE)
 
         def answer_twice() -> None:
             for _ in range(2):
-                connection, _ = listener.accept()
-                try:
-                    with server.wrap_socket(connection, server_side=True) as wrapped:
+                with suppress(OSError):  # the second caller ends the handshake
+                    connection, _ = listener.accept()
+                    with connection, server.wrap_socket(connection, server_side=True) as wrapped:
                         wrapped.recv(65536)
                         wrapped.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
-                except OSError:
-                    connection.close()
 
         thread = Thread(target=answer_twice, daemon=True)
         thread.start()
@@ -289,8 +290,24 @@ def test_tls_is_checked_by_the_name_though_the_address_was_chosen_before(
         def here(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
-        found = post(f"https://hooks.test:{port}/", b"{}", {}, timeout=5, allow_private=True, resolve=here)
+        found = post(
+            f"https://hooks.test:{port}/", b"{}", {}, timeout=PATIENCE, allow_private=True, resolve=here
+        )
         assert found.status == 204
         with pytest.raises(OutboundError, match="certificate"):
-            post(f"https://other.test:{port}/", b"{}", {}, timeout=5, allow_private=True, resolve=here)
-        thread.join(10)
+            post(f"https://other.test:{port}/", b"{}", {}, timeout=PATIENCE, allow_private=True, resolve=here)
+        thread.join(PATIENCE)
+
+
+def test_an_address_is_said_once() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens
+        port = closed.getsockname()[1]
+        for host, said in (("127.0.0.1", ""), ("localhost", "localhost: ")):
+            with pytest.raises(OutboundError) as caught:
+                post(f"http://{host}:{port}", b"", {}, timeout=PATIENCE, allow_private=True, resolve=_here)
+            assert str(caught.value) == f"ConnectError: {said}127.0.0.1: Connection refused"
+
+
+def _here(_host: str, port: int, **_more: Any) -> list[Any]:
+    return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]

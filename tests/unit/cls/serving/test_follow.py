@@ -61,7 +61,7 @@ class Artifacts(MemoryArtifacts):
         if self.away is not None:
             raise self.away("the store is gone")
         if sha256 in self.slow:
-            self.slow[sha256].wait(30)
+            self.slow[sha256].wait(60)
         return super().get(sha256)
 
 
@@ -271,7 +271,7 @@ def test_what_is_no_longer_wanted_leaves_memory(scene: Scene) -> None:
     assert len(scene.follower._resident) == 2
 
 
-def until(condition: Callable[[], bool], scene: Scene, seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], scene: Scene, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"

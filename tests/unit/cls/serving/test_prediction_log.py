@@ -74,7 +74,7 @@ def logging(inbox: Kept) -> PredictionLog:
 
 
 def written(log: PredictionLog) -> None:
-    until = time.monotonic() + 5.0
+    until = time.monotonic() + 60
     while log.held:
         assert time.monotonic() < until, "the log has ended"
         time.sleep(0.01)
