@@ -111,16 +111,17 @@ class Child:
             with suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
 
-    def end(self, grace: float) -> None:
-        """Wait for its end, then kill it, and whatever it left behind in its group."""
+    def end(self, grace: float, hurry: Event | None = None) -> None:
+        """Wait for its end, but no longer once `hurry` is set; then kill it, and whatever it left behind in its group."""
         if self.process is None:
             return
-        try:
-            self.process.wait(grace)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        until = time.monotonic() + grace
+        while self.process.poll() is None:
+            time.sleep(0.02)
+            if time.monotonic() > until or (hurry is not None and hurry.is_set()):
+                with suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
         self._sweep()
         self.process = None
 
@@ -153,6 +154,7 @@ def supervise(
     stop: Event,
     report: Callable[[str], None],
     patience: Patience | None = None,
+    hurry: Event | None = None,
 ) -> None:
     """Run programs until told to stop, or until one of the needed ones is hopeless.
 
@@ -168,6 +170,8 @@ def supervise(
         Takes a line for people.
     patience
         How often to start a dying one again.
+    hurry
+        Set it, too, to kill at once what has not ended yet.
 
     Raises
     ------
@@ -193,7 +197,7 @@ def supervise(
                 for child in children:
                     child.turn_log()
     finally:
-        _stop_all(children, patience.grace_seconds)
+        _stop_all(children, patience.grace_seconds, hurry)
 
 
 def _judge(child: Child, code: int, report: Callable[[str], None]) -> None:
@@ -210,8 +214,8 @@ def _judge(child: Child, code: int, report: Callable[[str], None]) -> None:
         report(f"{name} {how} and is given up; the others go on without it (see {child.log})")
 
 
-def _stop_all(children: Sequence[Child], grace: float) -> None:
+def _stop_all(children: Sequence[Child], grace: float, hurry: Event | None) -> None:
     """Stop in reverse order: each is asked once those that started after it have ended."""
     for child in reversed(children):
         child.ask()
-        child.end(grace)
+        child.end(grace, hurry)

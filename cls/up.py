@@ -42,6 +42,7 @@ def up(
     *,
     ui: bool = True,
     patience: Patience | None = None,
+    hurry: Event | None = None,
 ) -> None:
     """Run all processes until told to stop; when this returns or raises, none is left.
 
@@ -57,6 +58,8 @@ def up(
         Whether to start the MLflow UI.
     patience
         How often to start a dying process again.
+    hurry
+        Set it, too, to kill at once what has not ended yet.
 
     Raises
     ------
@@ -82,7 +85,7 @@ def up(
             name="announce",
             daemon=True,
         ).start()
-        supervise(programs, config.home / "logs", stop, report, patience)
+        supervise(programs, config.home / "logs", stop, report, patience, hurry)
 
 
 def programs_of(config: Config, path: Path | None, *, ui: bool) -> list[Program]:

@@ -22,13 +22,16 @@ def register(app: typer.Typer) -> None:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Event]:
-    """Turn SIGTERM and SIGINT into an event."""
-    stop = Event()
+def stop_signals(hurry: Event | None = None) -> Iterator[Event]:
+    """Turn SIGTERM and SIGINT into an event, and the second one into `hurry`."""
+    stop, asked = Event(), False
 
     def handle(_number: int, _frame: Any) -> None:
+        nonlocal asked
+        event = hurry if asked and hurry is not None else stop
+        asked = True
         # Event.set() takes a lock that the interrupted main thread may hold: another thread sets it
-        Thread(target=stop.set, name="stop", daemon=True).start()
+        Thread(target=event.set, name="stop", daemon=True).start()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -42,7 +45,7 @@ def up(
     context: typer.Context,
     with_ui: Annotated[bool, typer.Option("--ui/--no-ui", help="Start the MLflow UI, too.")] = True,
 ) -> None:
-    """Run everything on this machine: daemon, workers, reporter, serve and the MLflow UI. Ctrl-C stops it all."""
+    """Run everything on this machine: daemon, workers, reporter, serve and the MLflow UI. Ctrl-C stops it all, a second one at once."""
     from cls.config import ConfigError
     from cls.settings.check import check_config
     from cls.up import up as run_up
@@ -50,8 +53,9 @@ def up(
     path = config_path(context)
     if faults := check_config(path):
         raise ConfigError(faults)
-    with stop_signals() as stop:
-        run_up(config_of(context), path, stop, say, ui=with_ui)
+    hurry = Event()
+    with stop_signals(hurry) as stop:
+        run_up(config_of(context), path, stop, say, ui=with_ui, hurry=hurry)
     say("everything was stopped")
 
 

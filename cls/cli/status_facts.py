@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cls.config import Config, StreamConfig
 
 LATE = 30.0  # seconds without a sign after which a process counts as gone
+FORGOTTEN = 3600.0  # after which one that is gone, killed say, is told no more
 JOB = ("id", "kind", "state", "attempt", "worker", "progress")
 ROLLOUT = (
     "id", "version", "parent", "state", "step", "share", "light", "effective_at", "deadline_at", "paused_at",
@@ -28,7 +29,7 @@ def status_of(connection: Connection, config: Config, names: Sequence[str]) -> d
 
     return {
         "streams": [_stream(connection, name, config.streams[name]) for name in names],
-        "processes": [_process(row) for row in list_processes(connection)],
+        "processes": [_process(row) for row in list_processes(connection) if row.age_seconds < FORGOTTEN],
         "outbox": plain(undelivered(connection)),
     }
 

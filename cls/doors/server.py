@@ -23,6 +23,9 @@ from cls.errors import Refused
 REQUEST_SECONDS = 30.0  # within which a request must have arrived, and its answer must have been taken
 KEEP_ALIVE_SECONDS = 30  # for which an idle connection is kept
 HEADER_BYTES = 64 << 10
+GAVE_UP = (
+    "cls.gave_up"  # in the scope of a request that was answered before it was complete: with which status
+)
 GRACE_SECONDS = 10  # within which what is in flight is answered, at the end
 _SWEEP_TICKS = 5  # of 0.1 s
 
@@ -213,6 +216,8 @@ class _Connection(HttpToolsProtocol):
         """Answer what can be answered before the request is complete, and hang up."""
         self._arriving = None
         cycle: Any = self.cycle
+        if cycle is not None and not self.idle:
+            cycle.scope[GAVE_UP] = int(status[:3])  # the application sees a body that ends early
         if self.pipeline or (self._head >= 0 and not self.idle):  # an earlier request has the word
             self.transport.abort()
             return

@@ -190,10 +190,10 @@ class _Way(httpcore.NetworkBackend):
                 connection.connect(place)
             except OSError as error:
                 connection.close()
-                reason = f"{place[0]}: {error}"
+                reason = f"{place[0]}: {error.strerror or error}"
                 continue
             return _Stream(connection, self._deadline)
-        raise httpcore.ConnectError(f"{host}: {reason}")
+        raise httpcore.ConnectError(reason if reason.startswith(host) else f"{host}: {reason}")
 
     def _places(self, host: str, port: int) -> list[tuple[Any, ...]]:
         """Return what a name resolves to, by the deadline: getaddrinfo has none of its own, so a slow one is left to its thread."""

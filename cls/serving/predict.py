@@ -28,6 +28,7 @@ from cls.domain import Json
 from cls.doors.callers import STRANGER
 from cls.doors.guard import guard
 from cls.doors.openapi import document_route, predict_document
+from cls.doors.server import GAVE_UP
 from cls.doors.token_book import TokenBook
 from cls.doors.web import (
     ARROW_STREAM,
@@ -146,7 +147,7 @@ class _Predictions:
                 b'{"error":"this request could not be answered; the log of cls serve says why"}',
             )
         headers.append((b"content-length", b"%d" % len(body)))
-        self._metrics.answered(name, status, time.monotonic() - arrived, rows)
+        self._metrics.answered(name, scope.get(GAVE_UP, status), time.monotonic() - arrived, rows)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
