@@ -24,11 +24,22 @@ from storage.db import open_database
 from storage.schema import upgrade
 
 POSTGRES = os.environ.get("CLS_TEST_POSTGRES") or "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
+WHOLE_SYSTEMS = {
+    f"tests/integration/test_{name}.py" for name in ("hot_swaps", "prometheus", "serve_process", "up")
+}
 BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none; torch is imported only if such a test was collected."""
+    """Skip what needs a GPU where there is none, and say what may not run beside what.
+
+    torch is imported only if such a test was collected. With several workers the tests of a file stay together, and all that run whole
+    systems or measure seconds follow one another.
+    """
+    for item in items:
+        file = item.path.relative_to(item.config.rootpath).as_posix()
+        alone = file.startswith("tests/chaos/") or file in WHOLE_SYSTEMS
+        item.add_marker(pytest.mark.xdist_group("whole systems" if alone else file))
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return

@@ -108,7 +108,9 @@ def watching(cli: Any, *arguments: str, terminal: bool) -> Iterator[tuple[subpro
     command = [sys.executable, "-m", "cls.cli.main", "--config", str(cli.config), "status", "--watch"]
     ours, theirs = pty.openpty() if terminal else os.pipe()
     words = [*command, "--interval", "0.2", *arguments]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
     with subprocess.Popen(words, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL) as process:
+        signal.signal(signal.SIGINT, before)
         os.close(theirs)
         try:
             yield process, ours
