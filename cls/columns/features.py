@@ -22,7 +22,10 @@ from cls.columns.typed import derived
 from detectors.columns import Categorical, Column
 from detectors.derivation import Derivation
 
-_NUMBER_OR_NULL = {float, int, type(None)}
+_NUMBERS = frozenset(
+    kind.id for kind in (pa.float64(), pa.float32(), pa.int64(), pa.int32(), pa.int16(), pa.int8())
+)
+_FEW_ROWS = 1_000  # of a table, below which Arrow's own way to categories costs more than Python's
 _FIXES = {
     "number": "send a number, or null where it is missing",
     "category": "send a text, or null where it is missing",
@@ -112,14 +115,21 @@ class FeatureReader:
             columns[name] = _categories(texts)
         return columns | _derived(records, self._typed, faults) if self._typed else columns
 
+    def quick(self, table: pa.Table) -> bool:
+        """Whether reading a table is no work: its numbers are numbers, and nothing is derived."""
+        return not self._typed and len(table) <= _FEW_ROWS and _are_numbers(table, self._numeric)
+
     def _table(self, table: pa.Table) -> dict[str, Column]:
         """Read whole columns by the very functions of ingest; but a list, which ingest takes for a missing category, is refused."""
-        faults = Faults([name for name in self._names if name not in table.column_names])
-        columns: dict[str, Column] = {
-            name: numbers(table, name, _report(faults, table, name, "number"), f"feature {name!r}")
-            for name in self._numeric
-        }
+        present = frozenset(table.column_names)
+        faults = Faults([name for name in self._names if name not in present])
+        columns: dict[str, Column] = {**(_tensor(table, self._numeric) or {})}
+        for name in self._numeric if not columns else ():
+            columns[name] = numbers(table, name, _report(faults, table, name, "number"), f"feature {name!r}")
         for name in self._categorical:
+            if len(table) <= _FEW_ROWS and _is_text(table, name):
+                columns[name] = _categories(table.column(name).to_pylist())
+                continue
             if name in table.column_names and pa.types.is_nested(table.schema.field(name).type):
                 lists = np.asarray(table.column(name).is_valid())
                 _report(faults, table, name, "category")(lists, f"feature {name!r} is not a category")
@@ -137,15 +147,36 @@ def _matrix(
 ) -> dict[str, NDArray[np.float64]]:
     """Return numbers. Where all cells are numbers or null one conversion does for all, with the same result."""
     values_FN: NDArray[np.float64] | None = None
+    shape = (len(names), len(cells_FN[0]) if names else 0)
     with suppress(TypeError, OverflowError):  # text, null; an integer beyond the largest float
-        flat = np.frombuffer(array("d", chain.from_iterable(cells_FN)))
-        values_FN = flat.reshape(len(names), len(cells_FN[0]) if names else 0)
-    if values_FN is None and set(map(type, chain.from_iterable(cells_FN))) <= _NUMBER_OR_NULL:
-        with suppress(OverflowError):
-            values_FN = np.array(cells_FN, np.float64)  # null becomes NaN
+        values_FN = np.frombuffer(array("d", chain.from_iterable(cells_FN))).reshape(shape)
+    if values_FN is None:
+        with suppress(TypeError, OverflowError):
+            known = [math.nan if cell is None else cell for cell in chain.from_iterable(cells_FN)]
+            values_FN = np.frombuffer(array("d", known)).reshape(shape)
     if values_FN is not None and not np.isinf(values_FN).any():
         return dict(zip(names, values_FN, strict=True))
     return {name: _numbers(row, name, faults) for name, row in zip(names, cells_FN, strict=True)}
+
+
+def _are_numbers(table: pa.Table, names: Sequence[str]) -> bool:
+    """Whether a table has columns, and they are of floats or integers."""
+    places = [table.schema.get_field_index(name) for name in names]
+    return min(places, default=0) >= 0 and _NUMBERS.issuperset(table.field(place).type.id for place in places)
+
+
+def _tensor(table: pa.Table, names: Sequence[str]) -> dict[str, NDArray[np.float64]] | None:
+    """Return the numbers of a table at once, as `numbers` would; None where they are others than finite floats, integers and null."""
+    if not names or not len(table) or not _are_numbers(table, names):
+        return None
+    (batch,) = table.select(names).combine_chunks().to_batches()
+    values_FN = np.asarray(batch.to_tensor(null_to_nan=True, row_major=False).to_numpy().T, np.float64)
+    return None if np.isinf(values_FN).any() else dict(zip(names, values_FN, strict=True))
+
+
+def _is_text(table: pa.Table, name: str) -> bool:
+    place = table.schema.get_field_index(name)
+    return place >= 0 and pa.types.is_string(table.field(place).type)
 
 
 def _derived(

@@ -197,6 +197,11 @@ class _Connection(HttpToolsProtocol):
         if max(self._head, self._empty) > HEADER_BYTES:
             self._give_up(b"431 Request Header Fields Too Large")
 
+    def on_response_complete(self) -> None:
+        if isinstance(self.transport, _Corked):
+            self.transport.flush()
+        super().on_response_complete()
+
     def pause_writing(self) -> None:
         self._stuck = time.monotonic()
         super().pause_writing()
@@ -239,7 +244,7 @@ def most_connections() -> int:
 
 
 class _Corked:
-    """A transport that sends what was written in one turn of the loop at once.
+    """A transport that sends at once what was written in one turn of the loop, or until an answer is complete.
 
     Uvicorn writes head and body of an answer apart. Two system calls, each of which wakes the client, were more than half of what a small
     answer costs.
@@ -251,16 +256,17 @@ class _Corked:
 
     def write(self, data: bytes) -> None:
         if not self._held:
-            asyncio.get_running_loop().call_soon(self._send)
+            asyncio.get_running_loop().call_soon(self.flush)
         self._held.append(data)
 
-    def _send(self) -> None:
+    def flush(self) -> None:
+        """Send it."""
         if self._held:
             held, self._held = self._held, []
             self._transport.write(b"".join(held))
 
     def close(self) -> None:
-        self._send()
+        self.flush()
         self._transport.close()
 
     def abort(self) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -286,6 +287,7 @@ def _arrow_table(data: bytes, kind: str, limits: Limits) -> Any:
     return table
 
 
+@lru_cache(maxsize=256)
 def _readable(kind: Any) -> bool:
     """Whether a column can be a key, a time, a target or a feature; of lists, those of numbers: embeddings."""
     if pa.types.is_dictionary(kind):

@@ -52,12 +52,15 @@ class Answers:
 
     def arrow(self) -> bytes:
         """Return the body as an Arrow IPC stream; what the JSON says besides is in the metadata of its schema."""
-        tables, numbers = [_table([], None)], list[int]()
-        for part, predicted in self.parts:
-            mine = part.numbers or range(part.number)
-            tables.append(_table([self.keys[n] for n in mine], predicted))
-            numbers += mine
-        table = pa.concat_tables(tables, promote_options="permissive").take(np.argsort(numbers))
+        if len(self.parts) == 1 and self.parts[0][0].numbers is None:
+            table = _table(self.keys, self.parts[0][1])
+        else:
+            tables, numbers = [_table([], None)], list[int]()
+            for part, predicted in self.parts:
+                mine = part.numbers or range(part.number)
+                tables.append(_table([self.keys[n] for n in mine], predicted))
+                numbers += mine
+            table = pa.concat_tables(tables, promote_options="permissive").take(np.argsort(numbers))
         table = table.replace_schema_metadata({name: str(value) for name, value in self.summary.items()})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -94,7 +97,7 @@ def _table(keys: Sequence[Any], predicted: Predicted | None) -> pa.Table:
     values, classes = predicted.values, predicted.model.schema.classes
     version = pa.array(np.full(len(values), predicted.model.version, np.int64))
     if values.ndim == 1:
-        return pa.table({"key": key, "prediction": values, "version": version})
+        return pa.table({"key": key, "version": version, "prediction": values})
     best = pa.array(classes, pa.string()).take(values.argmax(axis=1))
     probabilities = {f"probability.{name}": values[:, k] for k, name in enumerate(classes)}
-    return pa.table({"key": key, "prediction": best, "version": version, **probabilities})
+    return pa.table({"key": key, "version": version, "prediction": best, **probabilities})

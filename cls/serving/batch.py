@@ -83,13 +83,18 @@ def compute(model: LoadedModel, reader: FeatureReader, pieces: Sequence[Piece]) 
                 fresh, refused = _sort_out(reader, fresh)
                 block, records = _read(reader, fresh) if fresh else ({}, [])
             blocks += [block] if fresh else []
-        blocks += [take(piece.part.columns or {}, slice(piece.start, piece.stop)) for piece in known]
+        blocks += [_known(piece) for piece in known]
         if blocks:
             values = model.predict(blocks[0] if len(blocks) == 1 else concat(blocks))
             _check(model, values, sum(piece.rows for piece in (*fresh, *known)))
     except BaseException as error:  # noqa: BLE001 - a model may raise anything; the other versions go on
         values, failure = None, error
     return Computed([*fresh, *known], records, block, refused, values, failure, time.perf_counter() - began)
+
+
+def _known(piece: Piece) -> Columns:
+    columns = piece.part.columns or {}
+    return columns if piece.rows == piece.part.number else take(columns, slice(piece.start, piece.stop))
 
 
 def _read(reader: FeatureReader, fresh: Sequence[Piece]) -> tuple[dict[str, Column], list[Json]]:

@@ -239,13 +239,16 @@ class _Predictions:
         return parts
 
     async def _put(self, lane: Lane, part: Part) -> None:
-        """Queue a part; the features of a table, and of more rows than a batch takes, are read here, in a thread."""
+        """Queue a part; the features of a table, and of more rows than a batch takes, are read here, in a thread if that is work."""
         if isinstance(part.rows, list) and part.number <= self._settings.batch_rows:
             lane.put(part)
             return
         seat, champion = lane.seat, lane.champion
         try:
-            part.columns = await asyncio.to_thread(seat.reader.read, part.rows)
+            if isinstance(part.rows, pa.Table) and seat.reader.quick(part.rows):
+                part.columns = seat.reader.read(part.rows)
+            else:
+                part.columns = await asyncio.to_thread(seat.reader.read, part.rows)
         except FeatureError as error:
             if champion is None or champion.seat.reader.features == seat.reader.features:
                 part.refuse(error)

@@ -29,9 +29,10 @@ from detectors.columns import Categorical, Column, Columns, concat
 from storage.inbox import Inbox
 
 FLUSH_SECONDS = 0.05
-FLUSH_ROWS = 500
+FLUSH_ROWS = 2_000  # after which a group goes out before its time: each costs two syncs and a transaction, however small
 CAPACITY_ROWS = 50_000
 _REQUEST_ROWS = 5_000  # rows of one request to the inbox, about
+_FEW_ROWS = 16  # read at once, below which joining their columns costs more than making others of the records
 _log = get_logger(__name__)
 
 
@@ -177,8 +178,8 @@ def logged_names(schema: SchemaConfig) -> tuple[str, ...]:
 def log_table(group: Sequence[Answered], names: tuple[str, ...]) -> pa.Table:
     """Return rows as a table of events, each with its prediction, a classifier's uncertainty, and the version that made them.
 
-    Records' features that were read for the prediction are written as they were read: ingest reads them in the same way. Tables are
-    written as they came; they must have the same columns.
+    Records' features that were read for the prediction are written as they were read, or as they were sent: ingest reads both in the same
+    way. Tables are written as they came; they must have the same columns.
     """
     if isinstance(group[0].rows, pa.Table):
         tables = [_selected(one.rows, names) for one in group]
@@ -192,8 +193,8 @@ def log_table(group: Sequence[Answered], names: tuple[str, ...]) -> pa.Table:
     uncertainty = np.concatenate([one.uncertainty for one in group])
     if np.isfinite(uncertainty).any():  # a classifier's
         columns[UNCERTAINTY] = pa.array(uncertainty)
-    versions = [np.full(len(one), one.version, np.int64) for one in group]
-    columns[VERSION] = pa.array(np.concatenate(versions))
+    versions = np.array([one.version for one in group], np.int64)
+    columns[VERSION] = pa.array(versions.repeat([len(one) for one in group]))
     return pa.table(columns)
 
 
@@ -206,9 +207,9 @@ def _selected(table: pa.Table, names: tuple[str, ...]) -> pa.Table:
 
 
 def _read_already(group: Sequence[Answered], names: tuple[str, ...]) -> dict[str, pa.Array]:
-    """Return the columns that all rows of a group have been read to."""
+    """Return the columns that all rows of a group have been read to; none where many small batches would have to be joined."""
     found = [one.columns for one in group if one.columns is not None]
-    if len(found) < len(group):
+    if len(found) < len(group) or sum(map(len, group)) < _FEW_ROWS * len(group):
         return {}
     common = [name for name in names if all(name in columns for columns in found)]
     joined = concat([{name: columns[name] for name in common} for columns in found]) if common else {}

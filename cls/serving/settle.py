@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from cls.columns.faults import FeatureError
 from cls.columns.features import FeatureReader
@@ -90,8 +91,7 @@ def settle(computed: Computed, seat: Seat, shared: Shared) -> list[Part]:
         return passed_on
     oldest = min(piece.part.since for piece in computed.pieces)
     summary = summarise(values)
-    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-    bad = len(values) - int(np.count_nonzero(finite))
+    bad = 0 if np.isfinite(values).all() else int(np.count_nonzero(_not_finite(values)))
     shared.tally.batch(seat.arm, time.monotonic() - oldest, len(values), bad)
     shared.meter.batch(seat.model.stream, seat.role, len(values), computed.seconds)
     if not bad and computed.whole:
@@ -175,9 +175,13 @@ def _failed(computed: Computed, error: BaseException, seat: Seat, shared: Shared
 
 
 def _no_number(piece: Piece, values: Floats, model: LoadedModel) -> Problem:
-    bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-    row = piece.start + int(np.flatnonzero(bad)[0])
+    row = piece.start + int(np.flatnonzero(_not_finite(values))[0])
     if piece.part.numbers is not None:
         row = piece.part.numbers[row]
     text = f"version {model.version} of stream {model.stream!r} predicts what is no finite number"
     return Problem(500, f"row {row}: {text}", row=row, version=model.version)
+
+
+def _not_finite(values: Floats) -> NDArray[np.bool_]:
+    """Return which rows were answered by what is no number."""
+    return ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)

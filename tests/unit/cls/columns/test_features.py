@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cls.columns.cells import categories, numbers
 from cls.columns.faults import NAMED, FeatureError
 from cls.columns.features import FeatureReader, read_features
 from cls.columns.records import to_table
@@ -127,3 +128,37 @@ def test_faults_beyond_those_named_are_counted_and_long_values_shortened() -> No
 def test_an_arrow_list_is_no_category() -> None:
     table = pa.table({"x": [1.0, 2.0], "y": [1.0, 2.0], "c": [[1], None]})
     assert [(fault.field, fault.row) for fault in faults_of(table).faults] == [("c", 0)]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pa.array([2**53 + 1, None, -(2**62)], pa.int64()),
+        pa.array([2**24 + 1, None, 3], pa.int32()),
+        pa.array([2**15 - 1, None, 3], pa.int16()),
+        pa.array([1, None, 3], pa.int8()),
+        pa.array([0.1, None, float("nan")], pa.float32()),
+        pa.array([2**63 + 1, None, 3], pa.uint64()),
+        pa.array([True, None, False]),
+        pa.array(["0.1", None, "true"]),
+        pa.nulls(3),
+    ],
+    ids=lambda column: str(column.type),
+)
+@pytest.mark.parametrize("x", [[0.1, None, 1e300], [None, None, None]], ids=["known", "unknown"])
+def test_columns_of_arrow_that_are_read_at_once_are_what_each_is_alone(more: pa.Array, x: list[Any]) -> None:
+    whole = pa.table({"c": ["u", None, "v"], "y": more, "x": pa.array(x, pa.float64())})
+    for table in (whole, pa.concat_tables([whole.slice(0, 1), whole.slice(1)]), whole.slice(0, 0)):
+        read = FeatureReader(["x", "y"], ["c"]).read(table)
+        for name in ("x", "y"):
+            np.testing.assert_array_equal(read[name], numbers(table, name, lambda *_: None, name))
+        assert texts(read["c"]) == texts(categories(table, "c"))
+
+
+def test_what_is_quickly_read_is_no_text_that_is_a_number_and_nothing_long() -> None:
+    table = pa.table({"x": [1.0, 2.0], "y": [1, 2], "c": ["u", "v"]})
+    reader = FeatureReader(["x", "y"], ["c"])
+    assert reader.quick(table)
+    assert not reader.quick(table.drop_columns(["x"]))
+    assert not reader.quick(table.set_column(0, "x", pa.array(["1", "2"])))
+    assert not reader.quick(pa.concat_tables([table] * 1_000))
