@@ -11,6 +11,7 @@ PYTHON is the interpreter of an environment with LitServe: see requirements-serv
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import subprocess
 import sys
@@ -24,10 +25,12 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import torch
 
 from benchmarks.report import RESULTS, write_results
 from benchmarks.serving_figures import (
+    ARROW,
     BATCH,
     BATCH_MANY,
     CANARY,
@@ -61,7 +64,7 @@ SHADOW_PAIRS = 10
 SHADOWED_ROWS_PER_SECOND = 4_000.0  # that the log grows by meanwhile: about what is served
 WARM_SECONDS = 0.7
 CHOSEN = "runtime chosen"  # what `cls serve` logs once it knows what runs a version fastest
-LOADS = {ONE: (1, 1), MANY: (1, 32), BATCH: (100, 1), BATCH_MANY: (100, 32)}
+LOADS = {ONE: (1, 1), MANY: (1, 32), BATCH: (100, 1), ARROW: (100, 1), BATCH_MANY: (100, 32)}
 
 
 @dataclass(frozen=True)
@@ -78,28 +81,45 @@ class Asked:
 
     def __init__(self, flights: Flights, network: FlightNetwork, folder: Path) -> None:
         self._rows, self._folder = flights.asked, folder
+        self._table = pa.Table.from_pylist(flights.asked)
         self._expected = network.predict(flights.asked)
         folder.mkdir()
 
-    def file(self, server: Server, rows: int) -> Path:
-        """Return the file with the requests of some rows each for a server."""
-        path = self._folder / f"{server.name}-{rows}.json"
+    def file(self, server: Server, rows: int, arrow: bool = False) -> Path:
+        """Return the file with the requests of some rows each for a server, as Arrow IPC or JSON."""
+        path = self._folder / f"{server.name}-{rows}{'-arrow' if arrow else ''}.json"
         if not path.exists():
-            starts = range(0, len(self._rows) - rows + 1, rows)
-            parts = [slice(start, start + rows) for start in starts]
-            asked = [
-                (server.interface.body(self._rows[part]).decode(), self._expected[part]) for part in parts
-            ]
+            asked = []
+            for start in range(0, len(self._rows) - rows + 1, rows):
+                part = slice(start, start + rows)
+                if arrow:
+                    body = _as_arrow(self._table.slice(start, rows))
+                else:
+                    body = server.interface.body(self._rows[part]).decode()
+                asked.append((body, self._expected[part]))
             path.write_text(json.dumps(asked))
         return path
 
 
-def generate(server: Server, asked: Asked, rows: int, connections: int, seconds: float) -> Load:
+def _as_arrow(table: pa.Table) -> str:
+    """Return rows as an Arrow IPC stream in base64."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return base64.b64encode(sink.getvalue()).decode()
+
+
+def generate(
+    server: Server, asked: Asked, rows: int, connections: int, seconds: float, arrow: bool = False
+) -> Load:
     """Put a server under load from another process; raises `SystemExit` at the first wrong answer."""
     path = server.interface.one if rows == 1 else server.interface.many
     command = [sys.executable, "-m", "benchmarks.serving_load", str(server.port), path, str(connections)]
     done = subprocess.run(
-        [*command, str(seconds), str(asked.file(server, rows))], capture_output=True, text=True, check=False
+        [*command, str(seconds), str(asked.file(server, rows, arrow))],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise SystemExit(f"{server.name}: {done.stderr}")
@@ -109,14 +129,16 @@ def generate(server: Server, asked: Asked, rows: int, connections: int, seconds:
     return load
 
 
-def measure(contender: Contender, asked: Asked, rows: int, connections: int, seconds: float) -> Load:
+def measure(
+    contender: Contender, asked: Asked, rows: int, connections: int, seconds: float, arrow: bool
+) -> Load:
     """Let a contender run, warm it up and measure it."""
     server = contender.server
     server.go_on()
     try:
         with contender.during():
-            generate(server, asked, rows, connections, WARM_SECONDS)
-            return generate(server, asked, rows, connections, seconds)
+            generate(server, asked, rows, connections, WARM_SECONDS, arrow)
+            return generate(server, asked, rows, connections, seconds, arrow)
     finally:
         server.pause()
 
@@ -216,8 +238,11 @@ def measure_network(
         for number in range(options.rounds):
             bare.append(bare_seconds(checkpoint, flights.columns))
             for load_name, (rows, connections) in LOADS.items():
+                arrow = load_name == ARROW
                 for contender in contenders:
-                    load = measure(contender, asked, rows, connections, options.seconds)
+                    if arrow and contender.server is not ours_server:  # no other takes it
+                        continue
+                    load = measure(contender, asked, rows, connections, options.seconds, arrow)
                     cells.setdefault(load_name, {}).setdefault(contender.name, []).append(load)
                     print(
                         f"{name}, round {number + 1}/{options.rounds}, {load_name}, {contender.name}: "

@@ -2,12 +2,13 @@
 
     python -m benchmarks.serving_load PORT PATH CONNECTIONS SECONDS ASKED.json
 
-ASKED.json has request bodies and the numbers that each of them must be answered with. Every answer is parsed and compared, so that no
+ASKED.json has request bodies (JSON as text, or Arrow IPC in base64) and the numbers that each of them must be answered with. Every answer is parsed and compared, so that no
 server is measured at answering wrongly. A client library would cost more than the servers that are measured here.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import selectors
 import socket
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 
 TOLERANCE = 1e-3  # of a prediction: servers may add up float32 in another order
 _END = b"\r\n\r\n"
 _LENGTH = b"content-length:"
+_JSON, _ARROW = "application/json", "application/vnd.apache.arrow.stream"
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,11 @@ def fault_of(answer: bytes, expected: list[float]) -> str:
     head, _, body = answer.partition(_END)
     if not head.startswith(b"HTTP/1.1 200 "):
         return answer[:300].decode(errors="replace")
-    found = numbers_in(orjson.loads(body))
+    if _ARROW.encode() in head:
+        with pa.ipc.open_stream(body) as reader:
+            found = reader.read_all().column("prediction").to_pylist()
+    else:
+        found = numbers_in(orjson.loads(body))
     if len(found) == len(expected) and all(
         abs(one - other) <= TOLERANCE * max(1.0, abs(other))
         for one, other in zip(found, expected, strict=True)
@@ -104,10 +111,10 @@ def numbers_in(answer: Any) -> list[float]:
 
 
 def load(
-    port: int, path: str, connections: int, seconds: float, asked: list[tuple[bytes, list[float]]]
+    port: int, path: str, connections: int, seconds: float, asked: list[tuple[str, bytes, list[float]]]
 ) -> Load:
-    """Put a server under load for some seconds."""
-    requests = cycle((_request(port, path, body), expected) for body, expected in asked)
+    """Put a server under load for some seconds, by content type, body and what is right."""
+    requests = cycle((_request(port, path, kind, body), expected) for kind, body, expected in asked)
     selector = selectors.DefaultSelector()
     for connection in [Connection(port) for _ in range(connections)]:
         selector.register(connection.socket, selectors.EVENT_READ, connection)
@@ -145,15 +152,22 @@ def load(
     )
 
 
-def _request(port: int, path: str, body: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+def _request(port: int, path: str, kind: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {kind}\r\nAccept: {kind}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def asked_as(text: str) -> tuple[str, bytes]:
+    """Return content type and body of a request of the file: JSON begins with a bracket."""
+    if text.startswith(("{", "[")):
+        return _JSON, text.encode()
+    return _ARROW, base64.b64decode(text)
 
 
 def main() -> None:
     """Run as told by the command line; prints one line of JSON."""
     port, path, connections, seconds, file = sys.argv[1:]
-    asked = [(body.encode(), expected) for body, expected in json.loads(Path(file).read_bytes())]
+    asked = [(*asked_as(text), expected) for text, expected in json.loads(Path(file).read_bytes())]
     print(json.dumps(asdict(load(int(port), path, int(connections), float(seconds), asked))))
 
 
