@@ -78,6 +78,7 @@ def judge(
     served: Mapping[tuple[str, int], Served],
     allocation: Allocation,
     settings: RolloutConfig,
+    unloadable: str = "",
 ) -> Health:
     """Return what the evidence says.
 
@@ -91,6 +92,8 @@ def judge(
         Of the current step of a canary.
     settings
         Margins, and the probability of a false alarm.
+    unloadable
+        Why the version is too damaged to be loaded: no statistical question.
     """
     watching = rollout.state == RolloutState.WATCHING
     counterpart = "its predecessor" if watching else "the champion"
@@ -107,6 +110,8 @@ def judge(
     def health(finding: Finding, reason: str) -> Health:
         return Health(finding, reason, likely.rows, likely.lower, likely.upper, answered, measures)
 
+    if unloadable:
+        return health(Finding.WORSE, f"cannot be loaded: {unloadable}")
     breached = [guard for guard in guards if guard.breached]
     if breached:
         worst = max(breached, key=lambda guard: guard.evidence - guard.needed)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from sqlalchemy import Connection, Engine
 
-from cls.arms import ASKED, Served, stage_name
+from cls.arms import ASKED, UNLOADABLE, WAITS, Served, stage_name
 from cls.domain import Rollout, RolloutState
 from cls.errors import Permanent, Refused
 from cls.ports import Events, Predictions, SampleLog, SegmentStore
@@ -18,7 +18,7 @@ from storage.db import reading, transaction
 from storage.log import next_position, record_segment, write_predictions
 from storage.served import add_served
 from storage.streams import advance, position
-from storage.versions import list_promotions, promotions_covering, rollouts_in, shadow_plan
+from storage.versions import list_promotions, note_rollout, promotions_covering, rollouts_in, shadow_plan
 
 BATCH_ROWS = 5_000
 COMPARED = (RolloutState.SHADOW, RolloutState.CANARY)
@@ -82,7 +82,7 @@ class Scorer:
         events = self._log.events(self._stream, start, stop)
         rivals = Rivals(self._stream, self._models, plan[-1].version, self._told)
         scores = score_events(events, plan, rivals)
-        gains = self._gains(compared, events, scores, rivals.errors)
+        gains = self._gains(compared, events, scores, rivals)
         segment = write_predictions(self._store, self._stream, start, scores)
         try:
             with transaction(self._engine) as connection:
@@ -91,6 +91,10 @@ class Scorer:
                     raise Refused(f"{self._stream}: who scores has changed meanwhile")
                 record_segment(connection, segment)
                 for rollout in rollouts_in(connection, self._stream, *COMPARED):
+                    if rollout.state == RolloutState.SHADOW and (
+                        fault := rivals.unloadable.get(rollout.version)
+                    ):
+                        note_rollout(connection, rollout.id, f"{WAITS}{fault}")
                     for stage, version, gain in gains.get((rollout.id, rollout.state, rollout.step), ()):
                         add_served(connection, self._stream, rollout.id, stage, version, gain)
         except Refused:  # another scorer, a promotion: nothing was written, the next step sees it
@@ -110,7 +114,7 @@ class Scorer:
         compared: Sequence[Rollout],
         events: Events,
         scores: Predictions,
-        errors: dict[int, int],
+        rivals: Rivals,
     ) -> dict[Stage, list[tuple[str, int, Served]]]:
         """Return what is to be added to the sums of each stage, in the transaction that writes the scores: each row counts once."""
         gains: dict[Stage, list[tuple[str, int, Served]]] = {}
@@ -118,16 +122,21 @@ class Scorer:
         for rollout in compared:
             if rollout.parent is None:
                 continue
+            fault = rivals.unloadable.get(rollout.version) if rollout.state == RolloutState.SHADOW else None
+            if isinstance(fault, Refused):  # it waits for a package that is not installed here
+                continue
             try:
                 parent = self._models.get(self._stream, rollout.parent)
             except Permanent:  # its bins are not known; the scores do not wait for them
                 continue
             stage = stage_name(rollout.state, rollout.step)
-            sums = pair_sums(rollout, parent, start, scores, errors)
+            sums = pair_sums(rollout, parent, start, scores, rivals.errors)
             found = [(stage, version, gain) for version, gain in sums.items() if gain.counts_anything]
             came = int((np.isfinite(events.prediction) & (events.position >= (rollout.since or 0))).sum())
             if came and rollout.state == RolloutState.SHADOW:
                 found.append((ASKED, rollout.parent, Served(rows=came)))
+            if fault is not None:
+                found.append((UNLOADABLE, rollout.version, Served(errors=1)))
             gains[rollout.id, rollout.state, rollout.step] = found
         return gains
 

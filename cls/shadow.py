@@ -11,7 +11,7 @@ import numpy as np
 
 from cls.arms import Served, count_outputs, output_bins
 from cls.domain import Rollout, RolloutState
-from cls.errors import Temporary
+from cls.errors import Permanent, Temporary
 from cls.logging import get_logger
 from cls.ports import Predictions
 from cls.score import Floats, Predictor
@@ -45,6 +45,7 @@ class Rivals:
         self._champion = champion
         self._known = known
         self.errors: dict[int, int] = {}  # by version
+        self.unloadable: dict[int, Permanent] = {}  # by version: why it cannot be loaded here
 
     def __call__(self, version: int) -> Predictor:
         """Return a version's model."""
@@ -55,15 +56,27 @@ class Rivals:
     def outputs(self, version: int, columns: Columns) -> Floats:
         """Return a version's predictions; NaN where it cannot be loaded, or raises."""
         try:
-            return self._cache.get(self._stream, version).predict(columns)
+            model = self._cache.get(self._stream, version)
+        except Permanent as error:
+            self.unloadable[version] = error
+            return self._failed(version, error, columns)
         except Temporary:  # a store that is away is not the version's fault
             raise
         except Exception as error:  # noqa: BLE001 - a candidate's error must not keep the champion's rows from being scored
-            self.errors[version] = self.errors.get(version, 0) + 1
-            if (version, str(error)) not in self._known:
-                self._known.add((version, str(error)))
-                _log.error("version failed", stream=self._stream, version=version, error=str(error))
-            return np.full(rows_of(columns), np.nan)
+            return self._failed(version, error, columns)
+        try:
+            return model.predict(columns)
+        except Temporary:  # a store that is away is not the version's fault
+            raise
+        except Exception as error:  # noqa: BLE001 - a candidate's error must not keep the champion's rows from being scored
+            return self._failed(version, error, columns)
+
+    def _failed(self, version: int, error: Exception, columns: Columns) -> Floats:
+        self.errors[version] = self.errors.get(version, 0) + 1
+        if (version, str(error)) not in self._known:
+            self._known.add((version, str(error)))
+            _log.error("version failed", stream=self._stream, version=version, error=str(error))
+        return np.full(rows_of(columns), np.nan)
 
 
 @dataclass(frozen=True)

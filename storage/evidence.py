@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
+from cls.arms import TRIES, UNLOADABLE, WAITS, Served
 from cls.config import RolloutConfig
 from cls.domain import Rollout, RolloutState
 from cls.health import Allocation, Health, judge
 from storage.allocations import read_allocation
 from storage.served import read_served
+from storage.tables import rollouts
 
 
 def health_of(connection: Connection, rollout: Rollout, settings: RolloutConfig) -> Health:
@@ -18,4 +20,12 @@ def health_of(connection: Connection, rollout: Rollout, settings: RolloutConfig)
     served = read_served(connection, rollout.stream, rollout.id)
     canary = rollout.state == RolloutState.CANARY
     allocation = read_allocation(connection, rollout.id, rollout.step) if canary else Allocation()
-    return judge(rollout, served, allocation, settings)
+    tried = served.get((UNLOADABLE, rollout.version), Served()).errors
+    unloadable = _reason(connection, rollout) if tried >= TRIES else ""
+    return judge(rollout, served, allocation, settings, unloadable)
+
+
+def _reason(connection: Connection, rollout: Rollout) -> str:
+    """Return why a version cannot be loaded, as the scorer wrote it."""
+    reason = connection.execute(select(rollouts.c.reason).where(rollouts.c.id == rollout.id)).scalar_one()
+    return str(reason).removeprefix(WAITS)

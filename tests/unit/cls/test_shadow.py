@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from cls.arms import ASKED
+from cls.arms import ASKED, TRIES, WAITS
+from cls.config import RolloutConfig
 from cls.domain import Rollout, RolloutState
+from cls.errors import Corrupt, Permanent, Refused
+from cls.health import Finding
 from cls.ports import Events, Predictions
-from cls.serving.models import LoadedModel
+from cls.serving.models import LoadedModel, ModelCache
 from cls.shadow import pair_sums
 from cls.times import EPOCH
 from learners.models.tabular import TabularNetwork
@@ -19,8 +22,9 @@ from learners.models.tabular_config import TabularConfig
 from learners.rows import Rows
 from learners.schema import Schema
 from storage.db import reading, transaction
+from storage.evidence import health_of
 from storage.served import read_served
-from storage.versions import add_rollout, move_rollout, rollouts_in
+from storage.versions import add_rollout, list_rollouts, move_rollout, rollouts_in
 from tests.unit.cls.test_score import STREAM, World
 
 OLD, NEW = 1, 2
@@ -100,3 +104,43 @@ def test_the_scorer_counts_each_row_once_whoever_is_overtaken(
     for version in (first, second):
         assert sums[stage, version].rows == rows
         assert sums[stage, version].outputs.sum() == 30
+
+
+@pytest.mark.parametrize(
+    ("fault", "finding"),
+    [
+        (Corrupt("bytes differ from their hash"), Finding.WORSE),
+        (Refused("install sweetnets"), Finding.UNDECIDED),
+    ],
+)
+def test_a_shadow_that_is_damaged_goes_back_after_a_few_tries_and_one_that_lacks_a_package_waits(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Permanent, finding: Finding
+) -> None:
+    world = World(engine, tmp_path)
+    first, second = world.add_version(1.0), world.add_version(5.0)
+    world.promote(first, None, since=0)
+    with transaction(engine) as connection:
+        add_rollout(connection, STREAM, second, parent=first, light=False, effective_at=EPOCH, episode=None)
+        (found,) = rollouts_in(connection, STREAM, RolloutState.WAITING)
+        move_rollout(connection, found, RolloutState.SHADOW, at=EPOCH, since=0)
+    real = ModelCache.load
+
+    def load(cache: ModelCache, stream: str, version: int) -> LoadedModel:
+        if version == second:
+            raise fault
+        return real(cache, stream, version)
+
+    monkeypatch.setattr(ModelCache, "load", load)
+    scorer, findings, reason = world.scorer(), list[Finding](), ""
+    for _ in range(TRIES):
+        world.add_events(40)
+        assert scorer.step() == 40
+        with reading(engine) as connection:
+            (rollout,) = rollouts_in(connection, STREAM, RolloutState.SHADOW)
+            health = health_of(connection, rollout, RolloutConfig())
+            assert list_rollouts(connection, STREAM, 1)[0].reason == f"{WAITS}{fault}"
+        findings.append(health.finding)
+        reason = health.reason
+    assert findings == [Finding.UNDECIDED] * (TRIES - 1) + [finding]
+    if finding == Finding.WORSE:
+        assert reason == "cannot be loaded: bytes differ from their hash"
