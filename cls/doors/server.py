@@ -18,14 +18,12 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cls.config import HttpConfig
+from cls.doors.web import GAVE_UP
 from cls.errors import Refused
 
 REQUEST_SECONDS = 30.0  # within which a request must have arrived, and its answer must have been taken
 KEEP_ALIVE_SECONDS = 30  # for which an idle connection is kept
 HEADER_BYTES = 64 << 10
-GAVE_UP = (
-    "cls.gave_up"  # in the scope of a request that was answered before it was complete: with which status
-)
 GRACE_SECONDS = 10  # within which what is in flight is answered, at the end
 _SWEEP_TICKS = 5  # of 0.1 s
 

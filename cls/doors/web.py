@@ -26,6 +26,7 @@ from cls.errors import BadData
 BODY_BYTES = 32 << 20
 BODY_ROWS = 200_000
 INLINE_BYTES = 64 << 10  # larger bodies are read, and their answers written, off the event loop
+GAVE_UP = "cls.gave_up"  # in the scope of a request that was answered while incomplete: its status
 HELD_BODIES = 4  # large bodies that are held at once, at most, each of the largest size
 COLUMNS = 2_000
 JSON = ("application/json", "")

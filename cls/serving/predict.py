@@ -28,10 +28,10 @@ from cls.domain import Json
 from cls.doors.callers import STRANGER
 from cls.doors.guard import guard
 from cls.doors.openapi import document_route, predict_document
-from cls.doors.server import GAVE_UP
 from cls.doors.token_book import TokenBook
 from cls.doors.web import (
     ARROW_STREAM,
+    GAVE_UP,
     INLINE_BYTES,
     Limits,
     Problem,
