@@ -176,7 +176,7 @@ def _tensor(table: pa.Table, names: Sequence[str]) -> dict[str, NDArray[np.float
 
 def _is_text(table: pa.Table, name: str) -> bool:
     place = table.schema.get_field_index(name)
-    return place >= 0 and pa.types.is_string(table.field(place).type)
+    return place >= 0 and bool(pa.types.is_string(table.field(place).type))
 
 
 def _derived(

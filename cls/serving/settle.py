@@ -184,4 +184,4 @@ def _no_number(piece: Piece, values: Floats, model: LoadedModel) -> Problem:
 
 def _not_finite(values: Floats) -> NDArray[np.bool_]:
     """Return which rows were answered by what is no number."""
-    return ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    return np.asarray(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
