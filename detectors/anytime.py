@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-MINIMUM_ROWS = 30  # first look, in rows that do not depend on each other; earlier the estimated variance means too little
+MINIMUM_ROWS = 30  # first look; earlier the estimated variance means too little
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,7 @@ def interval(paired: Paired, alpha: float = 0.05, tuning_n: int = 500) -> tuple[
         raise ValueError(f"tuning_n must be positive, not {tuning_n}")
     n = paired.n
     # Squares lose about n machine epsilons in the sum: a smaller variance is rounding.
-    if (
-        n < MINIMUM_ROWS * paired.dependence
-        or paired.variance <= paired.total_squares * np.finfo(np.float64).eps
-    ):
+    if n < MINIMUM_ROWS or paired.variance <= paired.total_squares * np.finfo(np.float64).eps:
         return -math.inf, math.inf
     rho2 = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / tuning_n
     intrinsic = n * rho2 + 1
@@ -138,7 +135,7 @@ def excess(paired: Paired, alpha: float, tuning_n: int = 500) -> float:
     if tuning_n < 1:
         raise ValueError(f"tuning_n must be positive, not {tuning_n}")
     n = paired.n
-    if n < MINIMUM_ROWS * paired.dependence or paired.total_squares <= 0:
+    if n < MINIMUM_ROWS or paired.total_squares <= 0:
         return -math.inf
     squared = -2 * math.log(2 * alpha)
     prior_n = tuning_n / (squared + math.log1p(squared))

