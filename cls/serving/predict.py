@@ -155,7 +155,8 @@ class _Predictions:
         """Return the number of rows, the content type and the body."""
         route = self._follower.route(name)
         if route is None:
-            raise Problem(503, f"stream {name!r} has no champion yet", retry_after=1.0)
+            why = "its champion is being loaded, or the first one trained"
+            raise Problem(503, f"nobody answers for stream {name!r} yet: {why}", retry_after=1.0)
         champion, canary = self._lanes[name].follow(route)
         if (full := champion.refusal(1)) is not None:  # before anything is read
             raise full

@@ -294,7 +294,7 @@ def test_a_hot_swap_fails_no_request_and_every_answer_is_its_versions_own(runnin
 def test_a_damaged_champion_is_refused_while_the_old_one_serves_and_taken_once_it_is_mended(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cls.follow.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("cls.serving.follow.RETRY_SECONDS", 0.2)
     first = running.publish(CHECKPOINTS[1.0])
     running.serving(first)
     second = running.publish(CHECKPOINTS[-3.0], promoted=False)
