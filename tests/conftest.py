@@ -19,6 +19,8 @@ import pytest
 from psycopg import sql
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL, make_url
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from storage.db import open_database
 from storage.schema import upgrade
@@ -30,16 +32,31 @@ WHOLE_SYSTEMS = {
 BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none, and say what may not run beside what.
+def scope_of(nodeid: str) -> str:
+    """Return what a test may not be parted from: its file; whole systems, and what measures seconds, follow one another."""
+    file = nodeid.partition("::")[0]
+    return "whole systems" if file.startswith("tests/chaos/") or file in WHOLE_SYSTEMS else file
 
-    torch is imported only if such a test was collected. With several workers the tests of a file stay together, and all that run whole
-    systems or measure seconds follow one another.
+
+class ByFile(LoadScopeScheduling):
+    """Gives workers whole files, and one of them all whole systems; xdist's own groups are lost on pytest 9.2 and later."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return scope_of(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """Tell xdist what may run beside what."""
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with whole systems, which take longest, and skip what needs a GPU where there is none.
+
+    torch is imported only if such a test was collected.
     """
-    for item in items:
-        file = item.path.relative_to(item.config.rootpath).as_posix()
-        alone = file.startswith("tests/chaos/") or file in WHOLE_SYSTEMS
-        item.add_marker(pytest.mark.xdist_group("whole systems" if alone else file))
+    items.sort(key=lambda item: scope_of(item.nodeid) != "whole systems")
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return
