@@ -5,9 +5,10 @@ likes, all of it together sends a version that is as good as its counterpart bac
 the whole rollout. Half of that is for guardrails, half for losses: a quarter for the comparison that begins in the shadow and goes on
 through all steps of the canary, a quarter for the watch.
 
-Rows whose differences of loss depend on those of their neighbours count for less, as far as dependence reaches over some dozens of rows
-(`detectors.dependence`). What lasts longer is how the version is by now: one that is worse for a season is sent back in it. Where versions
-take turns, `rollout.step_time` and `rollout.watch_time` make each stage last as long as a turn; they do not keep a worse one.
+Rows whose differences of loss depend on those of their neighbours count for less: dependence over about ten rows is made up for, over more
+rows in part, and then the budget does not hold (`detectors.dependence` says by how much). What lasts longer is how the version is by now:
+one that is worse for a season is sent back in it. Where versions take turns, `rollout.step_time` and `rollout.watch_time` make each stage
+last as long as a turn; they do not keep a worse one.
 
 To go on is another question, with another error: a version that is worse by more than `rollout.margin` seems not to be with a probability
 of (1 - `rollout.confidence`) / 2 a stage.

@@ -7,7 +7,8 @@ of a late first look, hence `MINIMUM_ROWS`.
 
 Rows that depend on their neighbours are made up for by the variance of their sum (`Paired.dependence`, estimated by `detectors.dependence`):
 sums of rows with a short memory behave like those of independent rows with that variance (strong invariance principle: Philipp and Stout,
-"Almost sure invariance principles for partial sums of weakly dependent random variables", 1975), again in the limit.
+"Almost sure invariance principles for partial sums of weakly dependent random variables", 1975), again in the limit: how far a
+memory of some tens of rows is from it, `detectors.dependence` says.
 """
 
 import math

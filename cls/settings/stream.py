@@ -263,7 +263,7 @@ class RolloutConfig(Table):
     )
     false_alarm: Confidence = Field(
         0.01,
-        description="probability of ever sending a version back that is as good (labels and guardrails together), if rows depend on some dozens of neighbours at most",
+        description="probability of ever sending a version back that is as good (labels and guardrails together), if rows depend on about ten neighbours at most",
     )
     error_ratio: float = Field(
         2.0,
