@@ -20,7 +20,6 @@ ASKED = "asked"  # stage of rows that came with a prediction while a shadow was 
 UNLOADABLE = "unloadable"  # stage of a shadow's tries to be loaded that showed damage, which no statistics need to judge
 BEFORE = "before"  # stage of what a version did outside of the rollout that is looked at
 TRIES = 3  # to load a shadow, after which it goes back
-WAITS = "waits until it can be loaded: "  # how the reason of a rollout begins meanwhile, for people
 _REACH = 4.0  # scales of the target on either side of its location that the inner bins cover
 
 Counts = NDArray[np.int64]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from sqlalchemy import Connection, Engine
 
-from cls.arms import ASKED, UNLOADABLE, WAITS, Served, stage_name
+from cls.arms import ASKED, UNLOADABLE, Served, stage_name
 from cls.domain import Rollout, RolloutState
 from cls.errors import Permanent, Refused
 from cls.ports import Events, Predictions, SampleLog, SegmentStore
@@ -18,7 +18,7 @@ from storage.db import reading, transaction
 from storage.log import next_position, record_segment, write_predictions
 from storage.served import add_served
 from storage.streams import advance, position
-from storage.versions import list_promotions, note_rollout, promotions_covering, rollouts_in, shadow_plan
+from storage.versions import list_promotions, note_fault, promotions_covering, rollouts_in, shadow_plan
 
 BATCH_ROWS = 5_000
 COMPARED = (RolloutState.SHADOW, RolloutState.CANARY)
@@ -91,10 +91,9 @@ class Scorer:
                     raise Refused(f"{self._stream}: who scores has changed meanwhile")
                 record_segment(connection, segment)
                 for rollout in rollouts_in(connection, self._stream, *COMPARED):
-                    if rollout.state == RolloutState.SHADOW and (
-                        fault := rivals.unloadable.get(rollout.version)
-                    ):
-                        note_rollout(connection, rollout.id, f"{WAITS}{fault}")
+                    if rollout.state == RolloutState.SHADOW:
+                        fault = rivals.unloadable.get(rollout.version)
+                        note_fault(connection, rollout.id, None if fault is None else str(fault))
                     for stage, version, gain in gains.get((rollout.id, rollout.state, rollout.step), ()):
                         add_served(connection, self._stream, rollout.id, stage, version, gain)
         except Refused:  # another scorer, a promotion: nothing was written, the next step sees it

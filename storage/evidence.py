@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select
 
-from cls.arms import TRIES, UNLOADABLE, WAITS, Served
+from cls.arms import TRIES, UNLOADABLE, Served
 from cls.config import RolloutConfig
 from cls.domain import Rollout, RolloutState
 from cls.health import Allocation, Health, judge
@@ -21,11 +21,10 @@ def health_of(connection: Connection, rollout: Rollout, settings: RolloutConfig)
     canary = rollout.state == RolloutState.CANARY
     allocation = read_allocation(connection, rollout.id, rollout.step) if canary else Allocation()
     tried = served.get((UNLOADABLE, rollout.version), Served()).errors
-    unloadable = _reason(connection, rollout) if tried >= TRIES else ""
+    unloadable = _fault(connection, rollout) if tried >= TRIES else ""
     return judge(rollout, served, allocation, settings, unloadable)
 
 
-def _reason(connection: Connection, rollout: Rollout) -> str:
-    """Return why a version cannot be loaded, as the scorer wrote it."""
-    reason = connection.execute(select(rollouts.c.reason).where(rollouts.c.id == rollout.id)).scalar_one()
-    return str(reason).removeprefix(WAITS)
+def _fault(connection: Connection, rollout: Rollout) -> str:
+    """Return why a version cannot be loaded, as the scorer wrote it; "" if it can by now."""
+    return connection.execute(select(rollouts.c.fault).where(rollouts.c.id == rollout.id)).scalar_one() or ""

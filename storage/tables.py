@@ -475,6 +475,7 @@ rollouts = Table(
     Column("base_loss", Float, nullable=False, server_default="0"),
     Column("episode_id", BigInteger),
     Column("reason", Text, nullable=False, server_default=""),
+    Column("fault", Text),  # why the shadow cannot be loaded; null as soon as it can
     Index("ix_rollouts_stream_state", "stream", "state"),
 )
 _live_rollout = rollouts.c.state.in_(("waiting", "shadow", "canary"))

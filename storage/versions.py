@@ -324,7 +324,7 @@ def move_rollout(
     Refused
         If it has moved meanwhile.
     """
-    values: Json = {"state": state, "reason": reason}
+    values: Json = {"state": state, "reason": reason, "fault": None}
     if state in ENDED:
         values["ended_at"] = at
     elif state == RolloutState.CANARY:
@@ -366,6 +366,12 @@ def note_rollout(connection: Connection, rollout_id: int, reason: str) -> bool:
     """Write what a rollout waits for, for people; returns whether that is news."""
     where = (rollouts.c.id == rollout_id, rollouts.c.reason != reason)
     return connection.execute(update(rollouts).where(*where).values(reason=reason)).rowcount == 1
+
+
+def note_fault(connection: Connection, rollout_id: int, fault: str | None) -> None:
+    """Write why a shadow cannot be loaded; None if it can. Its reason is another matter: that is the promoter's and the operators'."""
+    where = (rollouts.c.id == rollout_id, rollouts.c.fault.is_distinct_from(fault))
+    connection.execute(update(rollouts).where(*where).values(fault=fault))
 
 
 def add_paired(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROWS = (
     "id", "stream", "version", "parent", "state", "share", "light", "paused_at", "approved", "effective_at", "started_at",
-    "step_at", "deadline_at", "ended_at", "paired_n", "reason",
+    "step_at", "deadline_at", "ended_at", "paired_n", "reason", "fault",
 )  # fmt: skip
 Identity = Annotated[
     int | None,

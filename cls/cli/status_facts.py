@@ -92,6 +92,8 @@ def _waits_for(row: Any, evidence: str) -> str:
         return f"its time, {row.effective_at:%Y-%m-%d %H:%M}"
     if row.paused_at is not None:
         return "paused by an operator"
+    if row.fault is not None:
+        return f"until it can be loaded: {row.fault}"
     if row.reason.startswith("waits"):  # for its approval
         return str(row.reason).removeprefix("waits ")
     return evidence

@@ -319,6 +319,7 @@ def upgrade() -> None:
         sa.Column("base_loss", sa.Float(), server_default="0", nullable=False),
         sa.Column("episode_id", sa.BigInteger(), nullable=True),
         sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("fault", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_rollouts")),
     )
     with op.batch_alter_table("rollouts", schema=None) as batch_op:

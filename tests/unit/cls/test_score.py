@@ -16,7 +16,7 @@ from safetensors.torch import save
 from sqlalchemy import Engine
 
 from cls.checkpoints import pack, restore, unpack
-from cls.domain import Batch, ModelVersion, RolloutState
+from cls.domain import Batch, ModelVersion, Rollout, RolloutState
 from cls.errors import Corrupt, Refused
 from cls.layout import LEARNER, MODEL, PROFILE, SPEC
 from cls.ports import Events
@@ -276,6 +276,24 @@ class World:
                 reason="test",
             )
 
+    def begin_shadow(self, since: int) -> tuple[int, int]:
+        """Let a first version serve and a second one shadow it from a position on; returns both."""
+        first, second = self.add_version(1.0), self.add_version(5.0)
+        self.promote(first, None, since=0)
+        with transaction(self.engine) as connection:
+            add_rollout(
+                connection, STREAM, second, parent=first, light=False, effective_at=EPOCH, episode=None
+            )
+            (waiting,) = rollouts_in(connection, STREAM, RolloutState.WAITING)
+            assert shadow_plan(connection, STREAM) == []
+            move_rollout(connection, waiting, RolloutState.SHADOW, at=EPOCH, since=since)
+        return first, second
+
+    def shadow(self) -> Rollout:
+        with reading(self.engine) as connection:
+            (found,) = rollouts_in(connection, STREAM, RolloutState.SHADOW)
+        return found
+
 
 def test_the_scorer_waits_for_a_champion_and_then_scores_every_row_once(
     engine: Engine, tmp_path: Path
@@ -321,18 +339,11 @@ def test_the_challenger_is_scored_in_shadow_and_the_predecessor_while_watching(
     engine: Engine, tmp_path: Path
 ) -> None:
     world = World(engine, tmp_path)
-    first, second = world.add_version(1.0), world.add_version(5.0)
-    world.promote(first, None, since=0)
-    with transaction(engine) as connection:
-        add_rollout(connection, STREAM, second, parent=first, light=False, effective_at=EPOCH, episode=None)
-        (rollout,) = rollouts_in(connection, STREAM, RolloutState.WAITING)
-        assert shadow_plan(connection, STREAM) == []
-        move_rollout(connection, rollout, RolloutState.SHADOW, at=EPOCH, since=10)
+    first, second = world.begin_shadow(since=10)
     world.add_events(30)
     assert world.scorer().step() == 30
     with transaction(engine) as connection:
-        (rollout,) = rollouts_in(connection, STREAM, RolloutState.SHADOW)
-        move_rollout(connection, rollout, RolloutState.WATCHING, at=EPOCH, since=30)
+        move_rollout(connection, world.shadow(), RolloutState.WATCHING, at=EPOCH, since=30)
     world.promote(second, first, since=30)
     world.add_events(10)
     assert world.scorer().step() == 10
@@ -345,12 +356,7 @@ def test_a_damaged_shadow_is_left_out_and_a_damaged_champion_holds_the_rows_back
     engine: Engine, tmp_path: Path
 ) -> None:
     world = World(engine, tmp_path)
-    first, second = world.add_version(1.0), world.add_version(5.0)
-    world.promote(first, None, since=0)
-    with transaction(engine) as connection:
-        add_rollout(connection, STREAM, second, parent=first, light=False, effective_at=EPOCH, episode=None)
-        (rollout,) = rollouts_in(connection, STREAM, RolloutState.WAITING)
-        move_rollout(connection, rollout, RolloutState.SHADOW, at=EPOCH, since=0)
+    first, second = world.begin_shadow(since=0)
     world.add_events(20)
     whole = dict(world.artifacts._data)
     world.artifacts._data.clear()
@@ -364,7 +370,7 @@ def test_a_damaged_shadow_is_left_out_and_a_damaged_champion_holds_the_rows_back
     assert world.scorer().step() == 20
     assert np.isnan(world.log.predictions(STREAM, 0, 20).of(second)).all()
     with reading(engine) as connection:
-        sums = read_served(connection, STREAM, rollout.id)
+        sums = read_served(connection, STREAM, world.shadow().id)
     assert (sums["shadow", second].rows, sums["shadow", second].errors) == (20, 1)  # evidence against it
     assert (sums["shadow", first].rows, sums["shadow", first].errors) == (20, 0)
 

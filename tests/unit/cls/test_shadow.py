@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
-from cls.arms import ASKED, TRIES, WAITS
-from cls.config import RolloutConfig
+from cls.arms import ASKED, TRIES
+from cls.config import RolloutConfig, StreamConfig
 from cls.domain import Rollout, RolloutState
 from cls.errors import Corrupt, Permanent, Refused
 from cls.health import Finding
 from cls.ports import Events, Predictions
+from cls.promote import Promoter
 from cls.serving.models import LoadedModel, ModelCache
 from cls.shadow import pair_sums
 from cls.times import EPOCH
@@ -24,7 +25,8 @@ from learners.schema import Schema
 from storage.db import reading, transaction
 from storage.evidence import health_of
 from storage.served import read_served
-from storage.versions import add_rollout, list_rollouts, move_rollout, rollouts_in
+from storage.tables import announcements
+from storage.versions import list_rollouts, move_rollout
 from tests.unit.cls.test_score import STREAM, World
 
 OLD, NEW = 1, 2
@@ -73,14 +75,10 @@ def test_the_scorer_counts_each_row_once_whoever_is_overtaken(
     engine: Engine, tmp_path: Path, state: RolloutState
 ) -> None:
     world = World(engine, tmp_path)
-    first, second = world.add_version(1.0), world.add_version(5.0)
-    world.promote(first, None, since=0)
-    with transaction(engine) as connection:
-        add_rollout(connection, STREAM, second, parent=first, light=False, effective_at=EPOCH, episode=None)
-        (found,) = rollouts_in(connection, STREAM, RolloutState.WAITING)
-        move_rollout(connection, found, RolloutState.SHADOW, at=EPOCH, since=10)
-        if state == RolloutState.CANARY:
-            (found,) = rollouts_in(connection, STREAM, RolloutState.SHADOW)
+    first, second = world.begin_shadow(since=10)
+    found = world.shadow()
+    if state == RolloutState.CANARY:
+        with transaction(engine) as connection:
             move_rollout(connection, found, state, at=EPOCH, step=0, share=0.1)
     world.add_events(30)
     one, other = world.scorer(), world.scorer()
@@ -106,6 +104,18 @@ def test_the_scorer_counts_each_row_once_whoever_is_overtaken(
         assert sums[stage, version].outputs.sum() == 30
 
 
+def refuse(monkeypatch: pytest.MonkeyPatch, version: int, fault: Permanent) -> None:
+    """Let a version not be loaded."""
+    real = ModelCache.load
+
+    def load(cache: ModelCache, stream: str, number: int) -> LoadedModel:
+        if number == version:
+            raise fault
+        return real(cache, stream, number)
+
+    monkeypatch.setattr(ModelCache, "load", load)
+
+
 @pytest.mark.parametrize(
     ("fault", "finding"),
     [
@@ -117,30 +127,74 @@ def test_a_shadow_that_is_damaged_goes_back_after_a_few_tries_and_one_that_lacks
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Permanent, finding: Finding
 ) -> None:
     world = World(engine, tmp_path)
-    first, second = world.add_version(1.0), world.add_version(5.0)
-    world.promote(first, None, since=0)
-    with transaction(engine) as connection:
-        add_rollout(connection, STREAM, second, parent=first, light=False, effective_at=EPOCH, episode=None)
-        (found,) = rollouts_in(connection, STREAM, RolloutState.WAITING)
-        move_rollout(connection, found, RolloutState.SHADOW, at=EPOCH, since=0)
-    real = ModelCache.load
-
-    def load(cache: ModelCache, stream: str, version: int) -> LoadedModel:
-        if version == second:
-            raise fault
-        return real(cache, stream, version)
-
-    monkeypatch.setattr(ModelCache, "load", load)
+    _, second = world.begin_shadow(since=0)
+    refuse(monkeypatch, second, fault)
     scorer, findings, reason = world.scorer(), list[Finding](), ""
     for _ in range(TRIES):
         world.add_events(40)
         assert scorer.step() == 40
         with reading(engine) as connection:
-            (rollout,) = rollouts_in(connection, STREAM, RolloutState.SHADOW)
-            health = health_of(connection, rollout, RolloutConfig())
-            assert list_rollouts(connection, STREAM, 1)[0].reason == f"{WAITS}{fault}"
+            health = health_of(connection, world.shadow(), RolloutConfig())
+            assert list_rollouts(connection, STREAM, 1)[0].fault == str(fault)
         findings.append(health.finding)
         reason = health.reason
     assert findings == [Finding.UNDECIDED] * (TRIES - 1) + [finding]
     if finding == Finding.WORSE:
         assert reason == "cannot be loaded: bytes differ from their hash"
+
+
+SETTINGS = {
+    "task": "regression",
+    "schema": {"numeric": ["x"], "categorical": ["c"], "key": "id", "event_time": "at", "target": "y"},
+}
+
+
+def told(engine: Engine) -> list[str]:
+    with reading(engine) as connection:
+        return list(connection.execute(select(announcements.c.kind).order_by(announcements.c.id)).scalars())
+
+
+def test_a_paused_shadow_that_lacks_a_package_is_told_once(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(engine, tmp_path)
+    _, second = world.begin_shadow(since=0)
+    refuse(monkeypatch, second, Refused("install sweetnets"))
+    scorer = world.scorer()
+    promoter = Promoter(STREAM, StreamConfig.model_validate(SETTINGS), world.log, world.artifacts)
+    with transaction(engine) as connection:
+        promoter.hold(connection, "pause", EPOCH, "by ops@here")
+    for _ in range(3):
+        world.add_events(10)
+        assert scorer.step() == 10
+        with transaction(engine) as connection:
+            promoter.roll(connection, EPOCH)
+    assert told(engine) == ["rollout.held"]
+    with reading(engine) as connection:
+        (row,) = list_rollouts(connection, STREAM)
+    assert (row.reason, row.fault) == ("paused by an operator", "install sweetnets")
+
+
+def test_the_damage_of_a_shadow_is_the_reason_whatever_operators_say_and_is_gone_when_it_can_be_loaded(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(engine, tmp_path)
+    _, second = world.begin_shadow(since=0)
+    promoter = Promoter(STREAM, StreamConfig.model_validate(SETTINGS), world.log, world.artifacts)
+    scorer = world.scorer()
+    with monkeypatch.context() as damage:
+        refuse(damage, second, Corrupt("bytes differ from their hash"))
+        for _ in range(TRIES):
+            world.add_events(10)
+            scorer.step()
+        with transaction(engine) as connection:
+            for kind in ("pause", "resume"):
+                promoter.hold(connection, kind, EPOCH, "by ops@here")
+        with reading(engine) as connection:
+            health = health_of(connection, world.shadow(), RolloutConfig())
+        assert health.reason == "cannot be loaded: bytes differ from their hash"
+    world.add_events(10)
+    scorer.step()
+    with reading(engine) as connection:
+        assert list_rollouts(connection, STREAM)[0].fault is None
+        assert "cannot be loaded" not in health_of(connection, world.shadow(), RolloutConfig()).reason

@@ -78,6 +78,10 @@ def test_what_an_approval_is_waited_for_is_said(cli: Any, full: Engine) -> None:
             connection, number, "waits to be approved as canary: cls rollout approve flights"
         )
     assert "to be approved as canary: cls rollout approve flights" in cli("status").stdout
+    with transaction(full) as connection:
+        versions.note_fault(connection, number, "install sweetnets")
+    assert "until it can be loaded: install sweetnets" in cli("status").stdout
+    assert "install sweetnets" in cli("rollout", "show", "flights").stdout
 
 
 @pytest.mark.parametrize("width", [80, 120])
