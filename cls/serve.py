@@ -39,9 +39,8 @@ from storage.streams import sign_in
 
 FOLLOW_SECONDS = 0.1
 SWITCH_SECONDS = 0.0005  # for which a thread that writes the log, say, may keep the event loop from running; Python's own is ten times as long
-STUCK_SECONDS = (
-    30.0  # after which a champion that hangs ends the process: whoever supervises it starts another
-)
+LOOK_SECONDS = 1.0  # between two looks after what hangs
+STUCK_LOOKS = 30  # after which a champion that hangs ends the process: whoever supervises it starts another
 START_SECONDS = 15.0  # for which the first champions are waited for, at most
 SIGN_SECONDS = 5.0
 TALLY_SECONDS = 1.0
@@ -49,7 +48,7 @@ _VERSIONS_PER_STREAM = 4  # champion, predecessor, challenger, and one that is b
 _log = get_logger(__name__)
 
 
-def serve(config: Config, stop: threading.Event) -> None:
+def serve(config: Config, stop: threading.Event) -> bool:
     """Serve until `stop` is set; then finish what is under way.
 
     Parameters
@@ -59,12 +58,16 @@ def serve(config: Config, stop: threading.Event) -> None:
     stop
         Set it to stop; that is what the command does on SIGTERM and SIGINT.
 
+    Returns
+    -------
+    Whether all threads that predict ended. Python would wait for one that hangs for ever.
+
     Raises
     ------
     Unavailable, Refused
         If the stores or the address cannot be opened.
     Hung
-        If a champion hangs for long, or does so at the end: its thread ends with the process only.
+        If a champion hangs for long: its thread ends with the process only.
     """
     torch.set_num_threads(1)
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -104,13 +107,13 @@ def serve(config: Config, stop: threading.Event) -> None:
             task.start()
         scoring.start()
         _log.info("serve ready", streams=sorted(config.streams), http=config.http.serve)
-        while not stop.wait(1.0):
-            stuck.check(STUCK_SECONDS)
-            if server.silent_seconds > STUCK_SECONDS:
-                raise Hung(f"a version has held up the event loop for {server.silent_seconds:.0f} s")
+        while not stop.wait(LOOK_SECONDS):
+            stuck.look(STUCK_LOOKS)
+            if server.look() > STUCK_LOOKS:
+                raise Hung("a version holds up the event loop")
     finally:
         stop.set()
-        server.stop()
+        ended = server.stop()
         for task in reversed(tasks):
             if task.ident is not None:
                 task.join()
@@ -121,7 +124,7 @@ def serve(config: Config, stop: threading.Event) -> None:
         inbox.close()
         home.sign_out(process)
     _log.info("serve stopped", predictions_not_logged=lost)
-    stuck.check(0.0)
+    return ended
 
 
 def _await_champions(follower: Follower, stop: threading.Event) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cls.cli.exits import UNAVAILABLE, say
+from cls.cli.exits import FAILED, OK, say
 from cls.cli.home import config_of, config_path
 
 
@@ -104,10 +104,12 @@ def serve(context: typer.Context) -> None:
     configure("serve")
     with stop_signals() as stop:
         try:
-            run_serve(config, stop)
+            ended = run_serve(config, stop)
         except Hung as error:
             say(f"cls: {error}")
-            os._exit(UNAVAILABLE)  # Python would wait for its thread for ever
+            os._exit(FAILED)  # Python would wait for its thread for ever
+    if not ended:  # a canary's, or that of a champion which was late when this was to stop
+        os._exit(OK)
 
 
 def ui(context: typer.Context) -> None:

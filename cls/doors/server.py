@@ -10,7 +10,7 @@ import asyncio
 import resource
 import socket
 import time
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, cast
 
 import uvicorn
@@ -25,6 +25,7 @@ REQUEST_SECONDS = 30.0  # within which a request must have arrived, and its answ
 KEEP_ALIVE_SECONDS = 30  # for which an idle connection is kept
 HEADER_BYTES = 64 << 10
 GRACE_SECONDS = 10  # within which what is in flight is answered, at the end
+_LEAVING_SECONDS = 3.0  # within which an event loop that is not held up sees that it is to end
 _SWEEP_TICKS = 5  # of 0.1 s
 
 
@@ -77,6 +78,8 @@ class HttpServer:
             ssl_keyfile=http.tls_key if http and secure else None,
         )
         self._server = _Server(self._settings, request_seconds)
+        self._seen = 0  # ticks at the last look
+        self._silent = 0
         self._thread = Thread(
             target=self._server.run, args=([self._socket],), name=f"http-{port}", daemon=True
         )
@@ -97,18 +100,29 @@ class HttpServer:
         while not self._server.started and self._thread.is_alive():
             time.sleep(0.01)
 
-    @property
-    def silent_seconds(self) -> float:
-        """For how long its event loop has been held up: an application that hangs in it answers nobody."""
-        seen = self._server.seen
-        return 0.0 if seen is None else time.monotonic() - seen
+    def look(self) -> int:
+        """Return at how many looks in a row its event loop had not come round: an application that hangs in it answers nobody.
 
-    def stop(self) -> None:
-        """Answer what is in flight, then stop."""
+        They are counted, as a clock goes on while the process is stopped.
+        """
+        ticks = self._server.ticks
+        self._silent = self._silent + 1 if ticks and ticks == self._seen else 0
+        self._seen = ticks
+        return self._silent
+
+    def stop(self) -> bool:
+        """Answer what is in flight, then stop.
+
+        Returns
+        -------
+        Whether all of its threads ended; no more is waited for one that hangs than it takes to see that it does.
+        """
         self._server.should_exit = True
-        if self._thread.ident is not None:
-            self._thread.join(timeout=GRACE_SECONDS + 5)
+        if self._thread.ident is not None and self._server.leaving.wait(_LEAVING_SECONDS):
+            self._server.answered.wait(GRACE_SECONDS + 5)
+            self._thread.join(timeout=1.0)
         self._socket.close()
+        return not self._thread.is_alive()
 
 
 class _Server(uvicorn.Server):
@@ -117,10 +131,24 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, request_seconds: float) -> None:
         super().__init__(config)
         self._request_seconds = request_seconds
-        self.seen: float | None = None  # monotonic time at which the event loop last came round
+        self.ticks = 0  # how often the event loop came round
+        self.leaving = Event()  # it takes no more connections
+        self.answered = Event()  # what was in flight is; threads of the loop may go on
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            super().run(sockets)
+        finally:  # also where it could not start
+            self.leaving.set()
+            self.answered.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.leaving.set()
+        await super().shutdown(sockets)
+        self.answered.set()
 
     async def on_tick(self, counter: int) -> bool:
-        self.seen = time.monotonic()
+        self.ticks += 1
         if counter % _SWEEP_TICKS == 0:
             oldest = time.monotonic() - self._request_seconds
             for connection in list(self.server_state.connections):

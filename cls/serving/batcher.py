@@ -28,6 +28,8 @@ INLINE_SECONDS = 0.002  # a batch that is expected to take longer runs in a thre
 _GROWTH = 1.1  # by which one slow batch raises, at most, what the next one is expected to take
 _FAR_SECONDS = 5 * INLINE_SECONDS  # one that takes longer is believed at once
 _LOOKS = 8  # after a batch within the deadline; counted, so that a process that was held up itself does not blame its version
+_HANGS = 4.0  # times what a batch is expected to take, after which it hangs
+_HANGS_SECONDS = 30.0  # at most, but for a longer deadline
 _UNKNOWN_SECONDS = 1.0  # that a version's first batch is expected to take
 _log = get_logger(__name__)
 
@@ -39,6 +41,7 @@ class _Run:
     seat: Seat
     champion: Lane | None
     pieces: list[Piece]
+    hangs: float  # looks after which it does
     given_up: bool = False  # its requests are answered: by the champion, or that it takes too long
     began: float = field(default_factory=time.monotonic)
     looks: int = 0  # how often it was looked after
@@ -64,6 +67,7 @@ class Lane:
     def __init__(self, seat: Seat, champion: Lane | None, shared: Shared) -> None:
         self.seat = seat
         self.champion = champion
+        self.leads = champion is None  # it is the champion's of the present route
         self.rows = 0  # that wait
         self._shared = shared
         self._settings = shared.settings
@@ -71,7 +75,8 @@ class Lane:
         self._busy = False  # a batch is under way, or about to begin
         self._delay: asyncio.TimerHandle | None = None
         self._watching: asyncio.TimerHandle | None = None
-        self._hung: _Run | None = None  # a batch that was given up, and has not ended
+        self._hung: _Run | None = None  # a batch that hangs
+        self._marked = False  # it was said that the champion hangs
         self._expected: dict[int, float] = {}  # seconds of a batch, by the bit length of its rows
         self._row_seconds = 0.0  # of the last batch
 
@@ -115,10 +120,15 @@ class Lane:
     def _begin(self) -> None:
         self._delay = None
         self._drop_late()
-        run = _Run(self.seat, self.champion, self._take())
-        if not run.pieces:
+        pieces = self._take()
+        if not pieces:
             self._next()
-        elif self._expects(run.rows) <= INLINE_SECONDS:
+            return
+        expected = self._expects(sum(piece.rows for piece in pieces))
+        deadline = self._settings.deadline_ms / 1e3
+        hangs = _LOOKS * max(1.0, min(_HANGS * expected, _HANGS_SECONDS) / deadline)
+        run = _Run(self.seat, self.champion, pieces, hangs)
+        if expected <= INLINE_SECONDS:
             self._finish(run, compute(run.seat.model, run.seat.reader, run.pieces))
         else:
             try:
@@ -134,11 +144,13 @@ class Lane:
     def _ended(self, run: _Run, work: asyncio.Future[Computed]) -> None:
         if self._watching is not None:
             self._watching.cancel()
-        if self._hung is not None and run.champion is None:
+        if self._hung is not None:
             _log.warning("version goes on", stream=run.seat.model.stream, version=run.seat.model.version)
-            self.let_go()
-        self._hung = None
+            self._hung = None
+            self.mark()
         if run.given_up:
+            if not work.cancelled() and work.exception() is None:
+                self._learn(run.rows, work.result().seconds)
             self._next()
         elif work.cancelled():
             self._finish(run, asyncio.CancelledError())
@@ -235,11 +247,15 @@ class Lane:
     def _watch(self, run: _Run) -> None:
         """Look after what becomes late while a batch is under way."""
         since = min(piece.part.since for piece in run.pieces)
-        if not run.given_up:
-            if run.champion is not None and since < self._oldest():
+        if run.champion is not None:
+            if not run.given_up and since < self._oldest():
                 self._give_up(run, run.champion)
-            elif run.champion is None and run.looks > _LOOKS:
+        else:
+            if not run.given_up and run.looks > _LOOKS:
+                self._answer_late(run)
+            if self._hung is None and run.looks > run.hangs:
                 self._hang(run)
+        self.mark()
         self._drop_late()
         run.looks += 1
         pause = self._settings.deadline_ms / 1e3 / _LOOKS
@@ -258,23 +274,36 @@ class Lane:
         )
         self._pass_on(parts, run.seat, champion)
 
+    def _answer_late(self, run: _Run) -> None:
+        """Answer the requests of a champion's batch that takes too long; others may wait for the next one."""
+        run.given_up = True
+        model = run.seat.model
+        _log.error("version is late", stream=model.stream, version=model.version, rows=run.rows)
+        self._shared.tally.error(*run.seat.arm)
+        for piece in run.pieces:
+            self.rows -= piece.part.number - piece.stop
+            piece.part.answer(self._late(504))
+
     def _hang(self, run: _Run) -> None:
-        """Answer a champion's batch that takes too long, and all that waits for it; nothing is taken until it ends."""
-        run.given_up, self._hung = True, run
-        parts = [piece.part for piece in run.pieces] + list(self._queue)
+        """Answer all that waits for a champion that hangs; nothing is taken until its batch ends."""
+        self._hung = run
+        waiting = list(self._queue)
         self._queue.clear()
         self.rows = 0
         model = run.seat.model
         _log.error("version hangs", stream=model.stream, version=model.version, rows=run.rows)
-        self._shared.tally.error(*run.seat.arm)
-        self._shared.stuck.begin(model.stream, model.version, time.monotonic() - run.began)
-        for part in parts:
+        for part in waiting:
             part.answer(self._late(504))
 
-    def let_go(self) -> None:
-        """Say no more that the champion hangs: it has ended its batch, or is the champion no more."""
-        if self._hung is not None and self._hung.champion is None:
-            self._shared.stuck.end(self.seat.model.stream)
+    def mark(self) -> None:
+        """Say whether the champion hangs, be it that it began to as a canary; and no more once it is the champion no more."""
+        run, model = self._hung, self.seat.model
+        if run is not None and self.leads and not self._marked:
+            self._marked = True
+            self._shared.stuck.begin(model.stream, model.version, time.monotonic() - run.began)
+        elif self._marked and (run is None or not self.leads):
+            self._marked = False
+            self._shared.stuck.end(model.stream, model.version)
 
     def _late(self, status: int) -> Problem:
         model = self.seat.model

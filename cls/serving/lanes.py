@@ -50,7 +50,8 @@ class Lanes:
             if route.challenger is not None:
                 self.canary = self._lane(route, route.challenger, self.champion, before)
             if last is not None and last is not self.champion:
-                last.let_go()
+                last.leads = False
+                last.mark()
             self._route = route
         return self.champion, self.canary
 
@@ -67,7 +68,8 @@ class Lanes:
         if lane is None:
             lane = Lane(seat, champion, self._shared)
         else:
-            lane.seat, lane.champion = seat, champion
+            lane.seat, lane.champion, lane.leads = seat, champion, champion is None
+            lane.mark()
         self._kept[model] = lane
         return lane
 

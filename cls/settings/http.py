@@ -51,7 +51,9 @@ class ServeConfig(Table):
         20_000, description="rows that wait for a version, at most; requests beyond are answered 429"
     )
     deadline_ms: float = Field(
-        1000.0, gt=0, description="milliseconds after which a request that still waits is answered 503"
+        1000.0,
+        gt=0,
+        description="milliseconds that a request may wait, else it is answered 503; and that its batch may take, else 504",
     )
     body_rows: Count = Field(20_000, description="rows of one request, at most")
     body_bytes: Count = Field(32 << 20, description="bytes of one request, at most")

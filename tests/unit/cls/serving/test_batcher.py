@@ -414,7 +414,10 @@ def test_a_canary_that_hangs_costs_nobody_an_answer_and_is_counted() -> None:
     assert world.served(2).errors > 3
 
 
-def test_a_champion_that_hangs_answers_by_its_deadline_takes_nothing_more_and_says_so_until_it_ends() -> None:
+def test_a_champion_that_hangs_answers_by_its_deadline_takes_nothing_more_and_says_so_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cls.serving.batcher._UNKNOWN_SECONDS", 0.05)
     go = threading.Event()
     world = World(Fake(1, during=lambda _: go.wait(20)), deadline_ms=200)
 
@@ -435,9 +438,10 @@ def test_a_champion_that_hangs_answers_by_its_deadline_takes_nothing_more_and_sa
         assert (await get("/healthz"))[0] == 200
         status, body = await get("/readyz")
         assert (status, body["ready"], body["streams"]["s"]["stuck_seconds"] > 0) == (503, False, True)
-        with pytest.raises(Hung, match="version 1 of stream 's' has hung"):
-            world.stuck.check(0.0)
-        world.stuck.check(60.0)
+        world.stuck.look(2)
+        world.stuck.look(2)
+        with pytest.raises(Hung, match="version 1 of stream 's' hangs"):
+            world.stuck.look(1)
         hung, world.found = world.found, Route(Fake(2), rollout=8)  # type: ignore[arg-type]  # rolled back
         assert (await world.ask(row(1)))[0] == 200
         assert (await get("/readyz"))[0] == 200
@@ -453,6 +457,91 @@ def test_a_champion_that_hangs_answers_by_its_deadline_takes_nothing_more_and_sa
 
     asyncio.run(run())
     assert world.served(1).errors == 1
+
+
+def test_a_canary_that_hangs_and_is_promoted_is_said_to_hang_and_goes_on_when_it_ends() -> None:
+    go = threading.Event()
+    canary = Fake(2, during=lambda _: go.wait(20))
+    world = World(Fake(1), canary, share=1.0, deadline_ms=100)
+
+    async def run() -> None:
+        assert (await world.ask(row(1)))[2]["predictions"][0]["version"] == 1
+        world.stuck.look(0)
+        world.found = Route(canary, None, 0.0, 7, "champion")  # type: ignore[arg-type]
+        assert (await world.ask(row(1)))[0] == 503
+        assert world.stuck.seconds()["s"] > 0
+        with pytest.raises(Hung, match="version 2 of stream 's' hangs"):
+            world.stuck.look(0)
+        go.set()
+        while (await world.ask(row(1)))[0] != 200:
+            await asyncio.sleep(0.01)
+        assert world.stuck.seconds() == {}
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_a_canary_that_hangs_while_it_is_promoted_is_said_to_hang() -> None:
+    begun, go = threading.Event(), threading.Event()
+    canary = Fake(2, during=lambda _: (begun.set(), go.wait(20)))
+    world = World(Fake(1), canary, share=1.0, deadline_ms=100)
+
+    async def run() -> None:
+        first = asyncio.ensure_future(world.ask(row(1)))
+        await asyncio.to_thread(begun.wait)
+        world.found = Route(canary, None, 0.0, 7, "champion")  # type: ignore[arg-type]
+        second = asyncio.ensure_future(world.ask(row(2)))
+        assert (await first)[2]["predictions"][0]["version"] == 1
+        await second
+        while not world.stuck.seconds():
+            await asyncio.sleep(0.01)
+        go.set()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_the_end_of_an_old_champion_s_batch_does_not_say_that_the_new_one_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cls.serving.batcher._UNKNOWN_SECONDS", 0.05)
+    old_goes, new_goes = threading.Event(), threading.Event()
+    old, new = Fake(1, during=lambda _: old_goes.wait(20)), Fake(2, during=lambda _: new_goes.wait(20))
+    world = World(old, deadline_ms=100)
+
+    async def run() -> None:
+        assert (await world.ask(row(1)))[0] == 504
+        world.found = Route(new, rollout=8)  # type: ignore[arg-type]
+        assert (await world.ask(row(1)))[0] == 504
+        while not world.stuck.seconds():
+            await asyncio.sleep(0.01)
+        old_goes.set()
+        await asyncio.sleep(0.1)
+        assert world.stuck.seconds()
+        with pytest.raises(Hung, match="version 2"):
+            world.stuck.look(0)
+        new_goes.set()
+        while world.stuck.seconds():
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_a_champion_that_is_late_but_ends_refuses_no_later_request() -> None:
+    pauses = iter([0.3, 0.3, 0.0])
+    world = World(Fake(1, during=lambda _: time.sleep(next(pauses))), deadline_ms=100, batch_rows=1)
+
+    async def later() -> Answer:
+        await asyncio.sleep(0.23)  # the first batch is late by now
+        return await world.ask(row(2))
+
+    async def run() -> list[Answer]:
+        found = list(await asyncio.gather(world.ask(row(1)), later()))
+        assert world.stuck.seconds() == {}
+        await asyncio.sleep(0.3)
+        return [*found, await world.ask(row(3))]
+
+    late, slow, quick = asyncio.run(run())
+    assert [late[0], slow[0], quick[0]] == [504, 504, 200]
+    assert world.served(1).errors == 2
 
 
 def test_a_canary_that_turns_slow_blocks_the_loop_but_once() -> None:
