@@ -28,7 +28,8 @@ give or take 0.2% to 1% of all):
     signs alternate around a mean that follows by 0.9                     34.8%          3.4%
 
 So the level nearly holds for memories of about ten rows in all, and is exceeded the more the longer they are: sources in turn stretch theirs by
-their number.
+their number. At 0.25%, the level of a rollout's comparison by default, it is exceeded by a larger ratio: independent 0.1%, followers 0.3, 1.1
+and 1.8%, turns 0.4, 4.2 and 11.9%, 2, 4, 8 sources by 0.8 2.2, 4.7 and 10.6%.
 """
 
 from __future__ import annotations
