@@ -54,6 +54,11 @@ def standings_note(standings: Mapping[int, str]) -> str:
     )
 
 
+def shortened(text: str, length: int) -> str:
+    """Return a text of at most so many characters; an ellipsis says that there was more."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def _loss(value: Any) -> str:
     return "" if value is None else f"{value:.4g}"
 

@@ -6,6 +6,7 @@ from sqlalchemy import Engine, select
 
 from cls.domain import JobKind, JobState, ModelVersion, Rollout, RolloutState
 from cls.lineage import EndedJob, Message
+from cls.registry_text import shortened
 from storage import outbox as messages
 from storage.db import reading, transaction
 from storage.job_rows import input_from_json, show
@@ -16,6 +17,9 @@ from storage.versions import champion, list_promotions, list_rollouts, read_vers
 NEWEST = (
     4  # rollouts and promotions whose versions the registry is told of; what was said of earlier ones stays
 )
+
+
+REASON = 500  # characters of a reason that the registry is told; an error's text may be kilobytes
 
 
 class SqlOutbox:
@@ -110,7 +114,8 @@ class SqlOutbox:
         standing: dict[int, str] = {}
         for row in rollouts:  # the newest of a version counts
             state = _standing(rollout_of(row), serving)
-            standing.setdefault(row.version, f"{state}: {row.reason}" if row.reason else state)
+            reason = row.reason if row.fault is None else f"cannot be loaded: {row.fault}"
+            standing.setdefault(row.version, f"{state}: {shortened(reason, REASON)}" if reason else state)
         for row in reversed(
             promotions
         ):  # some were promoted without a rollout: the first, and what operators chose

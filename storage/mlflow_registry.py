@@ -24,13 +24,15 @@ from typing import Any
 
 from cls.errors import NotFound, Unavailable
 from cls.ports import RunRecord, VersionRecord
-from cls.registry_text import standings_note
+from cls.registry_text import shortened, standings_note
 from cls.times import to_us
 from storage.mlflow_setup import configure, prepare_sqlite
 
 METRICS_PER_BATCH = 800  # of 1,000 entries in all
 ENTRIES_PER_BATCH = 100  # of params or tags
-VALUE_LENGTH = 5_000  # of a param or a tag
+VALUE_LENGTH = 5_000  # of a param, a tag or a description
+ROOM = 700  # characters of a description that are left to us at least
+OURS = "*CLS writes what follows:*"  # begins our part of a description; what people write above it stays
 KEY_LENGTH = 250
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows runs, not traces
 JOB, NUMBER, DIGEST, STANDING = "cls.job", "cls.number", "cls.digest", "cls.rollout"
@@ -120,19 +122,21 @@ class MlflowRegistry:
             return found
 
     def put_standings(self, stream: str, standings: dict[int, str]) -> None:
-        """Say how far versions have come, where people look: the state as a tag, all of it as descriptions.
+        """Say how far versions have come, where people look: the state as a tag, all of it at the end of descriptions.
 
-        Of those that were never put, nothing.
+        Of those that were never put, nothing. A description that people have filled is left alone.
         """
         with self._answering() as client:
             name = _model_name(stream)
             found = {number: self._find_version(client, stream, number) for number in standings}
             put = {number: standings[number] for number, version in found.items() if version is not None}
             for number, text in put.items():
+                words = client.get_model_version(name, found[number]).description or ""
                 client.set_model_version_tag(name, found[number], STANDING, text.partition(":")[0])
-                client.update_model_version(name, found[number], text[:VALUE_LENGTH])
+                client.update_model_version(name, found[number], _described(words, text))
             if put:
-                client.update_registered_model(name, standings_note(put))
+                words = client.get_registered_model(name).description or ""
+                client.update_registered_model(name, _described(words, standings_note(put)))
 
     def standings(self, stream: str, numbers: Sequence[int]) -> dict[int, str]:
         """Return what was said of some versions."""
@@ -141,8 +145,11 @@ class MlflowRegistry:
             for number in numbers:
                 identity = self._find_version(client, stream, number)
                 version = None if identity is None else client.get_model_version(name, identity)
-                if version is not None and STANDING in version.tags:
-                    found[number] = version.description or ""  # written last
+                if version is None or STANDING not in version.tags:
+                    continue
+                words, said = _parted(version.description or "")
+                if len(words) <= VALUE_LENGTH - ROOM:
+                    found[number] = said  # written last
             return found
 
     # -- finding what a former attempt has left -----------------------------------------------------------------------
@@ -249,6 +256,21 @@ class MlflowRegistry:
 
 def _model_name(stream: str) -> str:
     return f"cls-{stream}"
+
+
+def _parted(description: str) -> tuple[str, str]:
+    """Return what people wrote into a description, and what we did."""
+    words, _, said = description.partition(OURS)
+    return words.rstrip().removesuffix("---").rstrip(), said.removeprefix("\n\n")
+
+
+def _described(description: str, said: str) -> str:
+    """Return a description with our part of it written anew; one that leaves us no room as it is."""
+    words = _parted(description)[0]
+    if len(words) > VALUE_LENGTH - ROOM:
+        return description
+    head = f"{words}\n\n---\n\n{OURS}\n\n" if words else f"{OURS}\n\n"
+    return head + shortened(said, VALUE_LENGTH - len(head))
 
 
 def _model_aliases(client: Any, name: str) -> dict[str, str]:

@@ -167,7 +167,7 @@ def test_standings_are_said_of_what_is_there_and_change(probe: Probe) -> None:
     registry = probe.registry
     registry.put_version(VERSION)
     assert registry.standings("flights", [1, 9]) == {}
-    for text in ("shadow", "canary 25%: not worse", "canary 25%: not worse"):
+    for text in ("shadow", "canary 25%: not worse", "canary 25%: not worse", "shadow: " + "long " * 100):
         registry.put_standings("flights", {1: text, 9: "nowhere"})
         assert registry.standings("flights", [1, 9]) == {1: text}
 
@@ -202,17 +202,52 @@ def test_whoever_looks_at_the_model_in_mlflow_sees_who_serves_and_why(mlflow_pro
         mlflow_probe.registry.put_standings("flights", said)
     client = mlflow_probe.client
     assert client.get_registered_model("cls-flights").description.splitlines() == [
+        "*CLS writes what follows:*",
+        "",
         "- **version 2**: champion, watched: passed: twice",
         "- **version 3**: canary 25%: not worse on 200 rows",
         "- **version 1**: served before",
     ]
     found = {int(v.version): v for v in client.search_model_versions("name = 'cls-flights'")}
-    assert {number: version.description for number, version in found.items()} == said
+    assert {number: version.description for number, version in found.items()} == {
+        number: f"*CLS writes what follows:*\n\n{text}" for number, text in said.items()
+    }
     assert {number: version.tags["cls.rollout"] for number, version in found.items()} == {
         3: "canary 25%",
         2: "champion, watched",
         1: "served before",
     }
+
+
+def test_what_people_wrote_into_descriptions_stays(mlflow_probe: MlflowProbe) -> None:
+    registry, client = mlflow_probe.registry, mlflow_probe.client
+    registry.put_version(VERSION)
+    number = client.search_model_versions("name = 'cls-flights'")[0].version
+    client.update_registered_model("cls-flights", "Owned by operations.")
+    client.update_model_version("cls-flights", number, "Trained for the fair.")
+    for text in ("shadow", "canary 25%: not worse"):
+        registry.put_standings("flights", {1: text})
+        assert registry.standings("flights", [1]) == {1: text}
+        ours = f"\n\n---\n\n*CLS writes what follows:*\n\n- **version 1**: {text}"
+        assert client.get_registered_model("cls-flights").description == f"Owned by operations.{ours}"
+        found = client.get_model_version("cls-flights", number).description
+        assert found == f"Trained for the fair.{ours}".replace("- **version 1**: ", "")
+    client.update_model_version("cls-flights", number, "full " * 1_000)
+    registry.put_standings("flights", {1: "champion"})
+    assert client.get_model_version("cls-flights", number).description == "full " * 1_000
+    assert (
+        registry.standings("flights", [1]) == {}
+    )  # nothing to compare with: it is not asked for again and again
+
+
+def test_descriptions_fit_their_columns_however_much_there_is_to_say(mlflow_probe: MlflowProbe) -> None:
+    said = dict.fromkeys(range(1, 9), f"shadow: {'x' * 1000}")
+    for number in said:
+        mlflow_probe.registry.put_version(replace(VERSION, number=number, digest=str(number) * 64))
+    mlflow_probe.registry.put_standings("flights", said)
+    description = mlflow_probe.client.get_registered_model("cls-flights").description
+    assert len(description) == 5_000  # of the column; SQLite would take more
+    assert description.endswith("…")
 
 
 # -- MLflow alone ---------------------------------------------------------------------------------------------------------

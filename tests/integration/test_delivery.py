@@ -24,7 +24,7 @@ from storage.lineage import SqlOutbox
 from storage.memory_registry import MemoryRegistry
 from storage.streams import ensure_stream, read_ledger
 from storage.tables import outbox as outbox_table
-from storage.versions import add_rollout, add_version, move_rollout, promote, rollouts_in
+from storage.versions import add_rollout, add_version, move_rollout, note_fault, promote, rollouts_in
 from tests.conftest import BACKENDS
 
 AT = datetime(2013, 2, 1, tzinfo=UTC)
@@ -196,6 +196,15 @@ def test_aliases_follow_champion_and_shadow(engine: Engine, artifacts: MemoryArt
     assert registry.standings("flights", [1, 2, 3]) == served | {3: "shadow"}
     with transaction(engine) as connection:
         [rollout] = rollouts_in(connection, "flights", RolloutState.SHADOW)
+        note_fault(connection, rollout.id, "size mismatch " * 1_000)
+    assert reconcile(SqlOutbox(engine), registry) == ["flights"]
+    deliver_all(engine, registry, artifacts)
+    said = registry.standings("flights", [3])[3]
+    assert said.startswith("shadow: cannot be loaded: size mismatch")
+    assert said.endswith("…")
+    assert len(said) < 520
+    assert reconcile(SqlOutbox(engine), registry) == []
+    with transaction(engine) as connection:
         move_rollout(connection, rollout, RolloutState.CANARY, at=AT, share=0.25, reason="not worse")
     assert reconcile(SqlOutbox(engine), registry) == ["flights"]  # the alias is right, the tag is not
     deliver_all(engine, registry, artifacts)
