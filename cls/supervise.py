@@ -46,7 +46,7 @@ class Program:
 class Patience:
     """How often a dying process is started again."""
 
-    young_seconds: float = 90.0  # a process that ends before this age died young; cls serve takes 40 to give up a version that hangs
+    young_seconds: float = 20.0  # a process that ends before this age died young
     deaths: int = 5  # young deaths in a row after which it is given up
     first_delay: float = 0.5  # seconds before the first restart; doubles with each young death
     longest_delay: float = 30.0

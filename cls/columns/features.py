@@ -25,6 +25,8 @@ from detectors.derivation import Derivation
 _NUMBERS = frozenset(
     kind.id for kind in (pa.float64(), pa.float32(), pa.int64(), pa.int32(), pa.int16(), pa.int8())
 )
+_FEW_CELLS = 20_000  # and
+_FEW_BYTES = 1_000_000  # read without a thread in some milliseconds
 _FEW_ROWS = 1_000  # of a table, below which Arrow's own way to categories costs more than Python's
 _FIXES = {
     "number": "send a number, or null where it is missing",
@@ -116,8 +118,13 @@ class FeatureReader:
         return columns | _derived(records, self._typed, faults) if self._typed else columns
 
     def quick(self, table: pa.Table) -> bool:
-        """Whether reading a table is no work: its numbers are numbers, and nothing is derived."""
-        return not self._typed and len(table) <= _FEW_ROWS and _are_numbers(table, self._numeric)
+        """Whether reading a table is no work: few cells, its numbers are numbers, and nothing is derived."""
+        few = (
+            len(table) <= _FEW_ROWS
+            and len(table) * len(self._plain) <= _FEW_CELLS
+            and table.nbytes <= _FEW_BYTES
+        )
+        return few and not self._typed and _are_numbers(table, self._numeric)
 
     def _table(self, table: pa.Table) -> dict[str, Column]:
         """Read whole columns by the very functions of ingest; but a list, which ingest takes for a missing category, is refused."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -19,6 +20,8 @@ import pyarrow as pa
 
 from cls.domain import Json
 from cls.errors import BadData
+
+DEEPEST = 500  # levels of JSON: what is nested deeper cannot be written back as text by Python's own json
 
 
 def to_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -53,12 +56,35 @@ def parse_json(data: bytes) -> Any:
     Raises
     ------
     BadData
-        With line and column.
+        With line and column, or if it is nested deeper than what is made of it may be.
     """
     try:
-        return orjson.loads(data)
+        value = orjson.loads(data)
     except orjson.JSONDecodeError:
-        pass
+        value = _lenient(data)
+    if data.count(b"[") + data.count(b"{") - _listed(value) > DEEPEST and _is_deep(value):
+        raise BadData(f"not taken: JSON nested deeper than {DEEPEST} levels")
+    return value
+
+
+def _listed(value: Any) -> int:
+    """Return how many members the lists at the top have: each may be one more object, but none is deeper for it."""
+    lists = [value] if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+    return sum(len(members) for members in lists if isinstance(members, list))
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        children = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [child for child in chain.from_iterable(children) if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _lenient(data: bytes) -> Any:
+    """Parse what orjson does not take, or say what is wrong with it."""
     try:
         value = json.loads(data.decode())
         json.dumps(value, ensure_ascii=False).encode()  # finds lone surrogates

@@ -9,13 +9,17 @@ from itertools import chain
 
 import numpy as np
 
-from cls.columns.faults import FeatureError
+from cls.columns.faults import Fault, FeatureError
 from cls.columns.features import FeatureReader
 from cls.domain import Json
 from cls.errors import Corrupt
+from cls.logging import get_logger
 from cls.serving.models import LoadedModel
 from cls.serving.parts import Floats, Part
 from detectors.columns import Column, Columns, concat, take
+
+_UNREAD = Fault("", None, "these rows could not be read", None, "the log of cls serve says why")
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,7 @@ def compute(model: LoadedModel, reader: FeatureReader, pieces: Sequence[Piece]) 
         if fresh:
             try:
                 block, records = _read(reader, fresh)
-            except FeatureError:
+            except Exception:  # noqa: BLE001 - whatever it is: rows that cannot be read are no fault of the version
                 fresh, refused = _sort_out(reader, fresh)
                 block, records = _read(reader, fresh) if fresh else ({}, [])
             blocks += [block] if fresh else []
@@ -117,6 +121,9 @@ def _sort_out(
             reader.read(piece.part.rows)
         except FeatureError as error:
             refused.append((piece.part, error))
+        except Exception as error:  # noqa: BLE001 - as above
+            _log.error("rows could not be read", error=str(error), exc_info=error)
+            refused.append((piece.part, FeatureError([_UNREAD])))
         else:
             good.append(piece)
     return good, refused

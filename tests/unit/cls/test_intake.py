@@ -138,10 +138,13 @@ def test_types_that_do_not_go_together_become_text_and_numbers_stay_numbers(door
 
 
 def test_deep_records_are_text_before_they_can_do_harm(door: Door) -> None:
-    deep = "[" * 900 + "]" * 900
+    deep = "[" * 490 + "]" * 490
     body = f'[{{"id": "a", "at": 1, "distance": {deep}}}, {{"id": "b", "at": 2, "distance": 1}}]'
     assert door.client.post(EVENTS, content=body).status_code == 202
     assert [row["distance"] for row in door.stored()[0][1]] == [deep, "1"]
+    deeper = body.replace(deep, "[" * 900 + "]" * 900)
+    refused = door.client.post(EVENTS, content=deeper)
+    assert (refused.status_code, "deeper than 500 levels" in refused.text) == (400, True)
 
 
 def test_nan_and_infinities_get_in_so_that_ingest_can_judge_them(door: Door) -> None:

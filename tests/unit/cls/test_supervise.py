@@ -12,10 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cls.cli.exits import FAILED
 from cls.cli.processes import stop_signals
 from cls.errors import Refused
-from cls.serve import LOOK_SECONDS, STUCK_LOOKS
 from cls.supervise import Child, Patience, Program, supervise
 
 QUICK = Patience(young_seconds=5.0, deaths=3, first_delay=0.01, longest_delay=0.05, grace_seconds=1.0)
@@ -75,19 +73,6 @@ def test_a_child_that_keeps_dying_takes_everything_down_and_its_last_words_are_t
         supervise([steady, broken], tmp_path / "logs", threading.Event(), lambda _: None, QUICK)
     assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
     assert (tmp_path / "logs" / "a.log").read_text().count("fire") == QUICK.deaths
-
-
-def test_a_version_that_hangs_at_every_first_batch_counts_as_a_death(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    child = Child(program("serve", f"raise SystemExit({FAILED})"), tmp_path / "serve.log", Patience())
-    child.start()
-    assert child.process is not None
-    child.process.wait()
-    late = time.monotonic() + STUCK_LOOKS * LOOK_SECONDS + 20
-    monkeypatch.setattr("cls.supervise.time.monotonic", lambda: late)
-    child.look()
-    assert child._deaths == 1
 
 
 def test_a_fault_of_the_configuration_is_not_tried_twice(tmp_path: Path) -> None:

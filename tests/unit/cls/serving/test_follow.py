@@ -290,7 +290,7 @@ def test_a_slow_artifact_holds_back_neither_its_stream_nor_another(
         scene.publish(4.0, "b"),
     )
     scene.promote(first)
-    scene.follower.poll()
+    until(lambda: scene.follower.route("a") is not None, scene)
     arrived = scene.artifacts.slow[scene.files["a", slow][MODEL]] = threading.Event()
     scene.promote(slow)
     scene.follower.poll()
