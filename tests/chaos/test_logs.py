@@ -25,6 +25,9 @@ OF_PROCESSES = {  # what is about no stream
     "housekeeping",
     "lease expired",
     "outbox waits",
+    "waiting",  # for the database, on a busy machine
+    "task failed",
+    "timer",
 }
 
 
