@@ -129,10 +129,8 @@ def logged(home: Home, stream: str = "flights") -> list[dict[str, Any]]:
     return found
 
 
-def test_a_canary_answers_its_keys_and_both_are_logged_and_counted_by_version(
-    home: Home, tmp_path: Path
-) -> None:
-    first, second = publish(home, "flights", ONE), publish(home, "flights", OTHER, promoted=False)
+def roll_out(home: Home, first: int, second: int, *, share: float) -> int:
+    """Let a version answer a share of the keys; returns the number of its rollout."""
     with transaction(home.engine) as connection:
         number = add_rollout(
             connection, "flights", second, parent=first, light=False, effective_at=EPOCH, episode=None
@@ -140,7 +138,15 @@ def test_a_canary_answers_its_keys_and_both_are_logged_and_counted_by_version(
         (rollout,) = rollouts_in(connection, "flights", RolloutState.WAITING)
         move_rollout(connection, rollout, RolloutState.SHADOW, at=EPOCH, since=0)
         (rollout,) = rollouts_in(connection, "flights", RolloutState.SHADOW)
-        move_rollout(connection, rollout, RolloutState.CANARY, at=EPOCH, since=0, step=1, share=0.25)
+        move_rollout(connection, rollout, RolloutState.CANARY, at=EPOCH, since=0, step=1, share=share)
+    return number
+
+
+def test_a_canary_answers_its_keys_and_both_are_logged_and_counted_by_version(
+    home: Home, tmp_path: Path
+) -> None:
+    first, second = publish(home, "flights", ONE), publish(home, "flights", OTHER, promoted=False)
+    number = roll_out(home, first, second, share=0.25)
     rows = [row(i) for i in range(300)]
     with serving(config_of(tmp_path / "home")) as (client, stop):
         eventually(lambda: client.get("/v1/streams").json()["streams"][0].get("share") == 0.25)
@@ -247,6 +253,65 @@ def test_clients_that_dawdle_are_answered_408_and_headers_without_end_431() -> N
         assert b" 200 " in said(head + fine)
     finally:
         server.stop()
+
+
+HANGING = """
+import sys, threading
+import cls.serve, cls.serving.batcher
+from cls.cli.main import app
+from cls.serving.models import LoadedModel
+path, version = sys.argv[1], int(sys.argv[2])
+predict = LoadedModel.predict
+def hang(self, columns):
+    if self.version == version and threading.current_thread().name != "load-version":
+        threading.Event().wait()
+    return predict(self, columns)
+LoadedModel.predict = hang
+cls.serve.STUCK_LOOKS, cls.serve.LOOK_SECONDS, cls.serving.batcher._UNKNOWN_SECONDS = 2, 0.2, 0.05
+app(["--config", path, "serve"])
+"""
+TOML = """
+home = "{home}"
+http.serve = "{address}"
+serve = {{runtime = "eager", deadline_ms = 200}}
+[streams.flights]
+task = "regression"
+schema = {{numeric = ["x"], categorical = ["c"], key = "id", event_time = "at", target = "y"}}
+"""
+
+
+@contextmanager
+def hanging(tmp_path: Path, version: int) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    """Run `cls serve` as a process in which a version hangs."""
+    path, address = tmp_path / "cls.toml", free_address()
+    path.write_text(TOML.format(home=tmp_path / "home", address=address))
+    process = subprocess.Popen([sys.executable, "-c", HANGING, str(path), str(version)])
+    try:
+        with httpx.Client(base_url=f"http://{address}", timeout=30) as client:
+            eventually(lambda: answers(client) or process.poll() is not None)
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_process_whose_champion_hangs_ends_by_itself_and_not_well(home: Home, tmp_path: Path) -> None:
+    version = publish(home, "flights", ONE)
+    with hanging(tmp_path, version) as (process, client):
+        assert client.post("/v1/streams/flights/predict", json=row(1)).status_code == 504
+        assert process.wait(30) == 1
+
+
+def test_a_process_in_which_a_canary_hangs_ends_when_told(home: Home, tmp_path: Path) -> None:
+    first, second = publish(home, "flights", ONE), publish(home, "flights", OTHER, promoted=False)
+    roll_out(home, first, second, share=1.0)
+    with hanging(tmp_path, second) as (process, client):
+        eventually(lambda: client.get("/v1/streams").json()["streams"][0].get("share") == 1.0)
+        answer = client.post("/v1/streams/flights/predict", json=row(1))
+        assert (answer.status_code, answer.json()["predictions"][0]["version"]) == (200, first)
+        process.terminate()
+        assert process.wait(30) == 0
+    assert [r["id"] for r in logged(home)] == ["k1"]
 
 
 def test_the_scoring_process_comes_back_when_it_dies_and_stops_when_told(home: Home, tmp_path: Path) -> None:
