@@ -121,7 +121,7 @@ def _sort_out(
             reader.read(piece.part.rows)
         except FeatureError as error:
             refused.append((piece.part, error))
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - its sender is told, the log says what it was
             _log.error("rows could not be read", error=str(error), exc_info=error)
             refused.append((piece.part, FeatureError([_UNREAD])))
         else:

@@ -268,7 +268,7 @@ def test_a_prometheus_sees_the_whole_loop(system: System, prometheus: Prometheus
     ingest, serve = (f"http://{address}" for address in (system.config.http.ingest, system.config.http.serve))
     assert httpx.get(f"{ingest}/metrics").status_code == httpx.get(f"{serve}/metrics").status_code == 401
     for door in (ingest, serve):  # a new token is known within seconds
-        eventually(lambda door=door: httpx.get(f"{door}/metrics", headers=headers).status_code == 200, 60)  # type: ignore[misc]
+        eventually(lambda door=door: httpx.get(f"{door}/metrics", headers=headers).status_code == 200, 60)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
     assert httpx.get(f"{ingest}/readyz").json() == {"ready": True, "reasons": []}
     rows = [{"id": f"e{i}", "at": "2020-01-01T00:00:00Z", "a": 1.0 * i, "y": 2.0} for i in range(120)]
     bad = [{"id": "e", "at": "never", "a": 1.0}]

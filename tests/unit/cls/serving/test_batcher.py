@@ -382,7 +382,7 @@ def test_a_batch_keeps_its_version_while_the_route_changes() -> None:
 
     async def swap() -> Answer:
         await asyncio.sleep(0.05)
-        world.found = Route(new)  # type: ignore[arg-type]
+        world.found = Route(new)  # type: ignore[arg-type]  # a fake model
         return await world.ask(row(0))
 
     before, after = together(world.ask(row(0)), swap())
@@ -408,7 +408,7 @@ def test_a_canary_that_fails_while_it_is_promoted_leaves_nobody_without_an_answe
     async def run() -> tuple[Answer, Answer]:
         first = asyncio.ensure_future(world.ask(row(keys_of(canary=True)[0])))
         await asyncio.to_thread(begun.wait)
-        world.found = Route(canary, None, 0.0, 7, "champion")  # type: ignore[arg-type]
+        world.found = Route(canary, None, 0.0, 7, "champion")  # type: ignore[arg-type]  # a fake model
         second = asyncio.ensure_future(world.ask(row(3)))
         await asyncio.sleep(0.05)
         canary.during = lambda _: None
@@ -491,7 +491,7 @@ def test_a_canary_that_hangs_and_is_promoted_is_said_to_hang_and_goes_on_when_it
     async def run() -> None:
         assert (await world.ask(row(1)))[2]["predictions"][0]["version"] == 1
         world.stuck.look(0)
-        world.found = Route(canary, None, 0.0, 7, "champion")  # type: ignore[arg-type]
+        world.found = Route(canary, None, 0.0, 7, "champion")  # type: ignore[arg-type]  # a fake model
         assert (await world.ask(row(1)))[0] == 503
         assert world.stuck.seconds()["s"] > 0
         with pytest.raises(Hung, match="version 2 of stream 's' hangs"):
@@ -517,7 +517,7 @@ def test_a_canary_that_hangs_while_it_is_promoted_is_said_to_hang() -> None:
     async def run() -> None:
         first = asyncio.ensure_future(world.ask(row(1)))
         await asyncio.to_thread(begun.wait)
-        world.found = Route(canary, None, 0.0, 7, "champion")  # type: ignore[arg-type]
+        world.found = Route(canary, None, 0.0, 7, "champion")  # type: ignore[arg-type]  # a fake model
         second = asyncio.ensure_future(world.ask(row(2)))
         assert (await first)[2]["predictions"][0]["version"] == 1
         await second
@@ -538,7 +538,7 @@ def test_the_end_of_an_old_champion_s_batch_does_not_say_that_the_new_one_goes_o
 
     async def run() -> None:
         assert (await world.ask(row(1)))[0] == 504
-        world.found = Route(new, rollout=8)  # type: ignore[arg-type]
+        world.found = Route(new, rollout=8)  # type: ignore[arg-type]  # a fake model
         assert (await world.ask(row(1)))[0] == 504
         while not world.stuck.seconds():
             await asyncio.sleep(0.01)
